@@ -1,0 +1,143 @@
+"""The exception tree: what can go wrong, in the words the user reads, and the exit code each one ends with.
+
+Every message names the thing, the cause and the next step. Callers pass the message; the class fixes the exit code
+(``docs``: CLI contract, "Exit codes") so that no other module decides one.
+
+    CkptrunError                    70  internal, or not classified
+    ├── UsageError                  64  the command line is wrong
+    ├── MissingFeatureError         69  CRIU or a kernel feature is missing
+    ├── StoreError                  73  the store cannot be used
+    │   ├── StoreUnreachableError   73  no answer: worth another try
+    │   ├── StoreRefusedError       73  read-only, denied, or it ignores preconditions
+    │   ├── StoreFullError          73  no space, quota
+    │   ├── PreconditionError       73  a conditional write lost: someone else wrote
+    │   └── CorruptError            73  bytes that do not authenticate, or do not parse
+    ├── NoCheckpointError           74  no checkpoint could be restored
+    ├── PermissionMissingError      77  not permitted
+    ├── ConfigurationError          78  bad configuration
+    │   ├── ChoiceNeededError       78  the resume table asks for --resume, --fresh or --name
+    │   └── WrongKeyError           78  the passphrase or key file does not open this lineage
+    ├── HeldError                   79  the lineage has a live writer
+    │   └── FencedError             79  our lease was taken over
+    ├── NotExecutableError          126
+    ├── CommandNotFoundError        127
+    ├── DumpError                   --  a checkpoint failed; the job runs on
+    └── RestoreError                --  one checkpoint could not be restored; the next older one is tried
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CkptrunError(Exception):
+    """Base of everything ckptrun raises on purpose.
+
+    Args:
+        message: one sentence: the thing and the cause.
+        hint: the next step, as a sentence the user can act on; empty when there is none.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(CkptrunError):
+    """The command line is wrong."""
+
+    exit_code = 64
+
+
+class MissingFeatureError(CkptrunError):
+    """CRIU or a kernel feature is missing."""
+
+    exit_code = 69
+
+
+class StoreError(CkptrunError):
+    """The store cannot be used."""
+
+    exit_code = 73
+
+
+class StoreUnreachableError(StoreError):
+    """The store did not answer; another try may help."""
+
+
+class StoreRefusedError(StoreError):
+    """The store said no: read-only, access denied, or it ignores preconditions."""
+
+
+class StoreFullError(StoreError):
+    """The store has no room left."""
+
+
+class PreconditionError(StoreError):
+    """A conditional write lost against another writer."""
+
+
+class CorruptError(StoreError):
+    """Stored bytes do not authenticate or do not parse."""
+
+
+class NoCheckpointError(CkptrunError):
+    """No checkpoint could be restored."""
+
+    exit_code = 74
+
+
+class PermissionMissingError(CkptrunError):
+    """The operation is not permitted."""
+
+    exit_code = 77
+
+
+class ConfigurationError(CkptrunError):
+    """The configuration is wrong."""
+
+    exit_code = 78
+
+
+class ChoiceNeededError(ConfigurationError):
+    """The lineage's past does not say what to do; the user must."""
+
+
+class WrongKeyError(ConfigurationError):
+    """The key does not open this lineage."""
+
+
+class HeldError(CkptrunError):
+    """The lineage is held by another live writer."""
+
+    exit_code = 79
+
+
+class FencedError(HeldError):
+    """Our lease was taken over: this writer must stop."""
+
+
+class NotExecutableError(CkptrunError):
+    """The command exists and cannot be executed."""
+
+    exit_code = 126
+
+
+class CommandNotFoundError(CkptrunError):
+    """The command does not exist."""
+
+    exit_code = 127
+
+
+class DumpError(CkptrunError):
+    """A checkpoint failed; the job is unharmed."""
+
+
+class RestoreError(CkptrunError):
+    """One checkpoint could not be restored."""
