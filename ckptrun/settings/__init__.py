@@ -1,11 +1,24 @@
 """Settings: what the user said, merged, parsed and checked.
 
-Precedence: command line, then environment ``CKPTRUN_*``, then ``ckptrun.toml`` in the working directory, then
-defaults. ``cli`` calls `resolve`; ``app`` and ``supervisor`` only read the frozen results.
+Precedence: command line, then environment ``CKPTRUN_*``, then ``ckptrun.toml`` in the working directory,
+then defaults. ``cli`` calls ``resolve_run`` and ``resolve_store``; ``app`` and ``supervisor`` read the results.
 """
 
 from __future__ import annotations
 
+from ckptrun.settings.environment import adopt_store_credentials, job_environment
 from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RestartPolicy, RunSettings, StoreSettings
+from ckptrun.settings.resolve import resolve_run, resolve_store
 
-__all__ = ["KeyChoice", "KeyKind", "LogFormat", "RestartPolicy", "RunSettings", "StoreSettings"]
+__all__ = [
+    "KeyChoice",
+    "KeyKind",
+    "LogFormat",
+    "RestartPolicy",
+    "RunSettings",
+    "StoreSettings",
+    "adopt_store_credentials",
+    "job_environment",
+    "resolve_run",
+    "resolve_store",
+]

@@ -1,18 +1,18 @@
 """What a run and a query are told to do, as frozen data: every value parsed, every default applied.
 
-`ckptrun.settings.resolve` makes these from the command line, the environment and ``ckptrun.toml``; ``app`` and
-``supervisor`` read them. Nothing here reads anything from outside.
+`ckptrun.settings.resolve` makes these from the command line, the environment and ``ckptrun.toml``; ``app``
+and ``supervisor`` read them. Nothing here reads anything from outside.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 GIB = 1 << 30
 
@@ -21,7 +21,7 @@ class KeyKind(enum.StrEnum):
     """Where the secret that opens a lineage comes from."""
 
     NONE = "none"
-    PASSPHRASE = "passphrase"
+    PASSPHRASE = "passphrase"  # noqa: S105 -- the kind of key, no secret
     FILE = "file"
 
 
@@ -91,7 +91,7 @@ class RunSettings:
         fresh: start anew although there is something to resume.
         take_over: do not wait for another writer's lease.
         require_store: refuse to run while the store cannot be reached.
-        at: restore this checkpoint and no other first (``ckptrun restore --at``); None takes the newest good one.
+        at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
     """
 

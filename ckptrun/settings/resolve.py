@@ -1,0 +1,254 @@
+"""From what was said to what holds: merge the sources, parse, fill defaults in, check value with value.
+
+Called by ``cli`` once per command. Reads the working directory's ``ckptrun.toml`` and whether a key file
+exists; writes nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote
+
+from ckptrun.errors import ConfigurationError, UsageError
+from ckptrun.settings.environment import job_environment, withheld_names
+from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RestartPolicy, RunSettings, StoreSettings
+from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
+from ckptrun.settings.sources import Level, Sources, not_built, read_document
+from ckptrun.settings.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    import enum
+    from collections.abc import Mapping, Sequence
+
+E = TypeVar("E", bound="enum.StrEnum")
+
+SHORTEST_INTERVAL = 0.1
+"""Seconds. Below it the job would be frozen more often than it runs."""
+
+
+def resolve_store(
+    given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, home: Path | None = None
+) -> StoreSettings:
+    """Return which store a command works on, and how it is opened.
+
+    Raises:
+        UsageError: a value on the command line or in the environment does not parse.
+        ConfigurationError: ``ckptrun.toml`` is wrong, or values contradict each other.
+    """
+    sources = Sources(given, environ, read_document(cwd))
+    return _store(sources, environ, cwd, home)
+
+
+def resolve_run(
+    command: Sequence[str],
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    cwd: Path,
+    home: Path | None = None,
+) -> RunSettings:
+    """Return the settings of a run of ``command`` (not empty) in ``cwd`` (absolute).
+
+    Raises:
+        UsageError: no command, a value that does not parse, an option that is not built yet, an ``s3://``
+            store without a name.
+        ConfigurationError: ``ckptrun.toml`` is wrong, values contradict each other, or an ``s3://`` store
+            would hold plain bytes.
+    """
+    if not command or not command[0]:
+        raise UsageError("no command to run", hint="write it behind the options: ckptrun -- python train.py")
+    sources = Sources(given, environ, read_document(cwd))
+    store = _store(sources, environ, cwd, home)
+    _check_encrypted(store)
+    _check_contradictions(sources)
+    pass_env = sources.many("pass-env", str)
+    return RunSettings(
+        command=tuple(command),
+        name=_name(sources, store.url, command, cwd),
+        cwd=cwd,
+        store_url=store.url,
+        s3_endpoint_url=store.endpoint,
+        key=store.key,
+        no_encryption=store.no_encryption,
+        state_dir=store.state_dir,
+        environment=job_environment(environ, store_url=store.url, pass_env=pass_env),
+        withheld=withheld_names(environ, store_url=store.url, pass_env=pass_env),
+        interval=sources.value("interval", _interval, "auto"),
+        keep_last=sources.value("keep", _keep, 3),
+        preserve=sources.many("preserve", lambda text: _existing(text, cwd)),
+        journal_limit=sources.value("journal-limit", parse_size, 1 << 30),
+        restart=sources.value("restart", lambda text: _choice(RestartPolicy, text), RestartPolicy.ON_FAILURE),
+        max_restarts=sources.value("max-restarts", _count, 100),
+        grace=sources.value("grace", _positive_duration, 30.0),
+        max_freeze=sources.value("max-freeze", _positive_duration, 60.0),
+        staging=sources.value("staging", _staging, "auto"),
+        resume=sources.flag("resume"),
+        fresh=sources.flag("fresh"),
+        take_over=sources.flag("take-over"),
+        require_store=sources.flag("require-store"),
+        allow_io_uring=sources.flag("allow-io-uring"),
+        private_tmp=not sources.flag("no-private-tmp"),
+        forward_usr1=sources.flag("forward-usr1"),
+        log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
+        labels=dict(sources.many("label", _label)),
+        verbosity=_verbosity(sources),
+    )
+
+
+def _store(sources: Sources, environ: Mapping[str, str], cwd: Path, home: Path | None) -> StoreSettings:
+    state_dir = state_directory(environ, home or Path(environ.get("HOME") or Path.home()))
+    url = sources.value("store", check_store_url, f"file://{quote(str(state_dir / 'store'))}")
+    endpoint = sources.found("s3-endpoint-url")
+    if endpoint is not None and not str(endpoint.value).startswith(("http://", "https://")):
+        raise UsageError(
+            f"{endpoint.where}: {endpoint.value!r} is no URL", hint="write http://host:port or https://…"
+        )
+    if endpoint is not None and endpoint.level is Level.COMMAND_LINE and not url.startswith("s3:"):
+        raise ConfigurationError(
+            f"--s3-endpoint-url says nothing about the store {url}",
+            hint="give --store s3://bucket/prefix too",
+        )
+    return StoreSettings(
+        url=url,
+        endpoint=str(endpoint.value) if endpoint is not None and url.startswith("s3:") else None,
+        key=_key(sources, environ, cwd),
+        no_encryption=sources.flag("no-encryption"),
+        state_dir=state_dir,
+    )
+
+
+def _key(sources: Sources, environ: Mapping[str, str], cwd: Path) -> KeyChoice:
+    """Return the one key that was chosen; a choice on the command line wins over the environment's."""
+    passphrase = environ.get("CKPTRUN_PASSPHRASE")
+    if passphrase == "":  # an unset secret must not turn encryption off unseen
+        raise ConfigurationError("CKPTRUN_PASSPHRASE is empty", hint="give it a value, or unset it")
+    file = sources.found("key-file")
+    if passphrase and sources.flag("no-encryption"):
+        raise ConfigurationError(
+            "--no-encryption and CKPTRUN_PASSPHRASE contradict each other", hint="leave one of them out"
+        )
+    if file is not None and sources.flag("no-encryption"):
+        raise ConfigurationError(
+            f"--no-encryption and {file.where} contradict each other", hint="leave one out"
+        )
+    if file is not None and passphrase and file.level is Level.ENVIRONMENT:
+        raise ConfigurationError(
+            "CKPTRUN_KEY_FILE and CKPTRUN_PASSPHRASE are both set",
+            hint="a lineage has one key: unset one of them",
+        )
+    if file is not None and (not passphrase or file.level is Level.COMMAND_LINE):
+        path = cwd / Path(str(file.value)).expanduser()
+        if not path.is_file():
+            raise ConfigurationError(
+                f"{file.where}: {path} is no file", hint="name the file that holds the key"
+            )
+        return KeyChoice(KeyKind.FILE, path=path)
+    return KeyChoice(KeyKind.PASSPHRASE, passphrase=passphrase) if passphrase else KeyChoice()
+
+
+def _check_encrypted(store: StoreSettings) -> None:
+    if store.url.startswith("s3:") and store.key.kind is KeyKind.NONE and not store.no_encryption:
+        raise ConfigurationError(
+            f"{store.url} would hold the job's memory, secrets and all, as plain bytes",
+            hint="set CKPTRUN_PASSPHRASE, pass --key-file FILE, or accept it with --no-encryption",
+        )
+
+
+def _check_contradictions(sources: Sources) -> None:
+    if sources.flag("resume") and sources.flag("fresh"):
+        raise ConfigurationError("--resume and --fresh contradict each other", hint="choose one")
+    limit, policy = sources.found("max-restarts"), sources.found("restart")
+    if limit is not None and policy is not None and policy.value == "never" and limit.value != "0":
+        raise ConfigurationError(
+            f"{limit.where} limits what {policy.where} never does", hint="leave one of them out"
+        )
+    tcp = sources.found("tcp")
+    if tcp is not None and tcp.value != "auto":
+        if tcp.value in {"keep", "close"}:
+            raise not_built(f"{tcp.where} {tcp.value}")
+        raise UsageError(f"{tcp.where}: {tcp.value!r} is no such choice", hint="choose auto")
+
+
+def _name(sources: Sources, store_url: str, command: Sequence[str], cwd: Path) -> str:
+    if sources.found("name") is None and store_url.startswith("s3:"):
+        raise UsageError(
+            f"a run in {store_url} needs a name: in containers every default would be alike",
+            hint="pass --name NAME",
+        )
+    return sources.value("name", check_name, "") or default_name(command, cwd)
+
+
+def _verbosity(sources: Sources) -> int:
+    if sources.flag("quiet") and sources.flag("verbose"):
+        raise UsageError("--quiet and --verbose contradict each other", hint="choose one")
+    return int(sources.flag("verbose")) - int(sources.flag("quiet"))
+
+
+def _interval(text: str) -> float | Literal["auto"] | None:
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return None
+    try:
+        seconds = parse_duration(text)
+    except UsageError as error:
+        raise UsageError(f"{text!r} is no interval", hint="write 30s, 5m, auto or off") from error
+    if seconds < SHORTEST_INTERVAL:
+        raise UsageError(
+            f"an interval of {text} is shorter than {SHORTEST_INTERVAL} s",
+            hint="write off for no checkpoints by time",
+        )
+    return seconds
+
+
+def _keep(text: str) -> int:
+    """Return N of ``last=N``, the only rule of retention there is so far."""
+    rules = dict(part.partition("=")[::2] for part in text.split(","))
+    known = {"last", "hourly", "daily", "weekly", "best"}
+    if not rules.keys() <= known:
+        raise UsageError(f"{text!r} is no retention", hint="write last=3")
+    later = rules.keys() - {"last"}
+    if later:
+        raise not_built(f"{min(later)}= in {text!r}")
+    if (number := _count(rules["last"])) < 1:
+        raise UsageError("last=0 would keep nothing to resume from", hint="keep at least one")
+    return number
+
+
+def _staging(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else parse_size(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise UsageError(f"{text!r} is no whole number", hint="write digits only")
+    return int(text)
+
+
+def _positive_duration(text: str) -> float:
+    if (seconds := parse_duration(text)) <= 0:
+        raise UsageError("it must be longer than zero", hint="write 30s, for instance")
+    return seconds
+
+
+def _choice(kind: type[E], text: str) -> E:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no such choice", hint="choose " + ", ".join(kind)) from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"{text!r} is no label", hint="write KEY=VALUE")
+    return key, value
+
+
+def _existing(text: str, cwd: Path) -> Path:
+    path = cwd / Path(text).expanduser()
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path} does not exist", hint="name a file or folder that is there from the start"
+        )
+    return path
