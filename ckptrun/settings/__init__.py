@@ -1,7 +1,7 @@
 """Settings: what the user said, merged, parsed and checked.
 
 Precedence: command line, then environment ``CKPTRUN_*``, then ``ckptrun.toml`` in the working directory,
-then defaults. ``cli`` calls ``resolve_run`` and ``resolve_store``; ``app`` and ``supervisor`` read the results.
+then defaults. ``cli`` calls ``resolve_run`` and ``resolve_store``; ``app`` and ``supervisor`` read those.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckptrun.settings.names import run_directory
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -66,6 +68,10 @@ class StoreSettings:
     key: KeyChoice
     no_encryption: bool
     state_dir: Path
+
+    def run_dir(self, name: str) -> Path:
+        """Return where the live run of lineage ``name`` keeps its control socket and its events."""
+        return run_directory(self.state_dir, self.url, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,11 @@ class RunSettings:
         return StoreSettings(
             self.store_url, self.s3_endpoint_url, self.key, self.no_encryption, self.state_dir
         )
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of this run on this machine: control socket, events, staging."""
+        return run_directory(self.state_dir, self.store_url, self.name)
 
     @property
     def quiet(self) -> bool:

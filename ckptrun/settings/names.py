@@ -90,3 +90,12 @@ def state_directory(environ: Mapping[str, str], home: Path) -> Path:
     configured = environ.get("XDG_STATE_HOME", "")
     base = home / ".local" / "state" if not configured.startswith("/") else type(home)(configured)
     return base / "ckptrun"
+
+
+def run_directory(state_dir: Path, store_url: str, name: str) -> Path:
+    """Return the directory of a lineage's live run on this machine: control socket, events, staging.
+
+    The store is part of it: the same name in two stores is two lineages.
+    """
+    digest = hashlib.sha256(store_url.rstrip("/").encode("utf-8", "surrogateescape")).hexdigest()
+    return state_dir / "runs" / digest[:8] / name

@@ -1,0 +1,1 @@
+"""What ckptrun tells: lines on stderr (`speak`) and the run's events (`events`)."""
