@@ -1,0 +1,253 @@
+"""One capsule: made by the main thread, driven through init's control socket, ended by killing init.
+
+Called by the supervisor. A reader thread turns init's reports into answers and callbacks; callbacks run in that
+thread and must only enqueue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ckptrun.capsule import spec as specs
+from ckptrun.errors import MissingFeatureError, PermissionMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+START_SECONDS = 10.0
+FIRST_HELPER_PID, LAST_HELPER_PID = 2, 299
+"""PIDs inside the capsule that ckptrun's own programs take."""
+ROOT_PID = 1000
+"""PID of the job root inside every capsule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Whom to tell; called from the reader thread."""
+
+    exited: Callable[[int, int], None]
+    """PID inside the capsule and its wait status, for every process init reaps."""
+    stopped: Callable[[int], None]
+    """PID inside the capsule of a child of init that was stopped by a signal."""
+    gone: Callable[[], None]
+    """The capsule has ended, every process in it included."""
+
+
+class Running:
+    """A program started inside the capsule."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = threading.Event()
+        self._status = 0
+
+    def end(self, status: int) -> None:
+        """Take the wait status."""
+        self._status = status
+        self._ended.set()
+
+    def wait(self, timeout: float | None) -> int | None:
+        """Return the exit code (negative: signal number), or None when `timeout` seconds pass first."""
+        if not self._ended.wait(timeout):
+            return None
+        return os.waitstatus_to_exitcode(self._status)
+
+
+class Capsule:
+    """A PID and mount namespace with the helper's init in it."""
+
+    def __init__(self, spec: specs.CapsuleSpec, callbacks: Callbacks) -> None:
+        self._spec = spec
+        self._callbacks = callbacks
+        self._lock = threading.Lock()
+        self._tokens = itertools.count(1)
+        self._helper_pids = itertools.cycle(range(FIRST_HELPER_PID, LAST_HELPER_PID + 1))
+        self._answers: dict[str, tuple[threading.Event, list[str]]] = {}
+        self._running: dict[int, Running] = {}
+        self._spawned: dict[str, Running] = {}
+        self._ready = False
+        self._started = threading.Event()
+        self._failure = ""
+        self.init_pid = 0
+        self._control: socket.socket
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Make the capsule. Call from the main thread: init dies with the thread that made it.
+
+        Raises:
+            PermissionMissingError, MissingFeatureError: the kernel refused a namespace or a mount.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        spec_fd = specs.to_file(self._spec.words())
+        try:
+            outer = subprocess.Popen(
+                [str(self._spec.helper.path), "capsule", str(theirs.fileno()), str(spec_fd)],
+                pass_fds=(theirs.fileno(), spec_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(spec_fd)
+            theirs.close()
+        self._reader = threading.Thread(target=self._read, name="capsule", daemon=True)
+        self._reader.start()
+        outer.wait()
+        answered = self._started.wait(START_SECONDS)
+        if not answered or self._failure:
+            failure = self._failure or "no answer from init"
+            self.destroy()
+            raise _explain(failure)
+
+    def spawn(self, program: specs.Program) -> Running:
+        """Start a program; any thread.
+
+        Raises:
+            OSError: it could not be started; `filename` names the stage that failed.
+        """
+        token = str(next(self._tokens))
+        done = threading.Event()
+        answer: list[str] = []
+        self._answers[token] = (done, answer)
+        spec_fd = specs.to_file(program.words())
+        try:
+            socket.send_fds(self._control, [f"spawn {token}".encode()], [spec_fd, *program.fds.values()])
+        finally:
+            os.close(spec_fd)
+        if not done.wait(START_SECONDS) or not answer:
+            raise OSError(0, "the capsule is gone")
+        if answer[0] == "failed":
+            number = int(answer[2])
+            raise OSError(number, os.strerror(number), answer[3])
+        return self._spawned.pop(token)
+
+    def next_helper_pid(self) -> int:
+        """Return a PID for a program of ckptrun's own."""
+        return next(self._helper_pids)
+
+    def kill(self, pid: int, sig: int) -> None:
+        """Send a signal to a PID inside the capsule (negative: a process group)."""
+        with contextlib.suppress(OSError):
+            self._control.send(f"kill {pid} {sig}".encode())
+
+    def host_pids(self) -> list[int]:
+        """Return the PIDs, as this process sees them, of everything under init."""
+        try:
+            return [p.pid for p in psutil.Process(self.init_pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def host_pid(self, inside: int) -> int | None:
+        """Return the PID as this process sees it of PID `inside` of the capsule."""
+        for pid in self.host_pids():
+            if pid_inside(pid) == inside:
+                return pid
+        return None
+
+    def destroy(self) -> None:
+        """End the capsule and every process in it; returns when they are gone."""
+        if self.init_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.init_pid, signal.SIGKILL)
+        else:
+            self._control.close()
+        if self._reader and self._reader is not threading.current_thread():
+            self._reader.join(START_SECONDS)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                line = self._control.recv(1024)
+            except OSError:
+                break
+            if not line:
+                break
+            self._report(line.decode(errors="replace").split(" "))
+        self._end()
+
+    def _report(self, words: list[str]) -> None:
+        match words:
+            case ["init", pid]:
+                self.init_pid = int(pid)
+                if self._ready:
+                    self._started.set()
+            case ["ready"]:
+                self._ready = True
+                if self.init_pid:
+                    self._started.set()
+            case ["failed", "0", *rest]:
+                self._failure = " ".join(rest)
+                self._started.set()
+            case ["spawned", token, pid]:
+                with self._lock:
+                    self._spawned[token] = self._running[int(pid)] = Running(int(pid))
+                self._answer(token, words)
+            case ["failed", token, *_]:
+                self._answer(token, words)
+            case ["exit", pid, status]:
+                self._exited(int(pid), int(status))
+            case ["stop", pid]:
+                self._callbacks.stopped(int(pid))
+
+    def _answer(self, token: str, words: list[str]) -> None:
+        done, answer = self._answers.pop(token)
+        answer += words
+        done.set()
+
+    def _exited(self, pid: int, status: int) -> None:
+        with self._lock:
+            running = self._running.pop(pid, None)
+        if running:
+            running.end(status)
+        self._callbacks.exited(pid, status)
+
+    def _end(self) -> None:
+        if self.init_pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.init_pid, 0)
+        if not self._failure and not self._started.is_set():
+            self._failure = "0 init ended"
+        self._started.set()
+        self._control.close()
+        for done, _ in list(self._answers.values()):
+            done.set()
+        with self._lock:
+            leftovers = list(self._running.values())
+        for running in leftovers:
+            running.end(signal.SIGKILL)
+        self._callbacks.gone()
+
+
+def pid_inside(host_pid: int) -> int | None:
+    """Return the innermost PID of a process, or None if it is gone."""
+    try:
+        with open(f"/proc/{host_pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("NSpid:"):
+                    return int(line.split()[-1])
+    except OSError:
+        pass
+    return None
+
+
+def _explain(failure: str) -> PermissionMissingError | MissingFeatureError:
+    number, _, where = failure.partition(" ")
+    reason = os.strerror(int(number)) if number.isdigit() and int(number) else "no reason given"
+    message = f"the capsule cannot be made: {where}: {reason}"
+    hint = "ckptrun doctor says what this machine lacks"
+    if number == "1" or number == "13":
+        return PermissionMissingError(message, hint=hint)
+    return MissingFeatureError(message, hint=hint)

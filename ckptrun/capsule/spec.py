@@ -1,0 +1,148 @@
+"""Specifications the static helper understands: words separated by NUL, in an anonymous file.
+
+`CapsuleSpec` says what the namespaces look like, `Program` what to start inside them. All policy is here; the helper
+only obeys.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptrun.capsule.helper import HIDDEN, Helper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a program runs as; None in `Program.identity` means: as init itself."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    keep_capabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """Time namespace offsets in nanoseconds, added to the machine's clocks."""
+
+    monotonic: int
+    boottime: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapsuleSpec:
+    """What a capsule looks like.
+
+    Args:
+        helper: the static helper its job root runs from.
+        shared: folders of ckptrun that are bound to constant paths: name under `HIDDEN` -> host folder.
+        user_namespace: (uid, gid) outside that become 0 inside, for an ordinary user; None as root.
+        offsets: for the time namespace; None leaves the clocks alone.
+        private_shm: give the job its own /dev/shm.
+        terminal: give it its own /dev/pts.
+        owner: uid and gid of what the job may write in its private folders.
+    """
+
+    helper: Helper
+    shared: Mapping[str, Path]
+    user_namespace: tuple[int, int] | None = None
+    offsets: Offsets | None = None
+    owner: tuple[int, int] | None = None
+
+    def words(self) -> list[bytes]:
+        """Return the specification as the helper reads it."""
+        steps: list[tuple[object, ...]] = []
+        if self.user_namespace:
+            steps.append(("userns", *self.user_namespace))
+        if self.offsets:
+            steps.append(("clock", *_split(self.offsets.monotonic), *_split(self.offsets.boottime)))
+        steps += [
+            ("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+            ("mount", "tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"),
+            ("mkdir", HIDDEN, 0o755),
+            ("mkdir", f"{HIDDEN}/bin", 0o755),
+            ("copy", self.helper.path, self.helper.inside_path, 0o755),
+        ]
+        if self.owner:
+            steps.append(("chown", HIDDEN, *self.owner))
+        for name, folder in self.shared.items():
+            inside = f"{HIDDEN}/{name}"
+            steps += [("mkdir", inside, 0o700), ("mount", folder, inside, "", MS_BIND, "")]
+        steps += [
+            ("mount", "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"),
+            ("mount", "/dev/pts/ptmx", "/dev/ptmx", "", MS_BIND, ""),
+        ]
+        return [word for step in steps for word in _encode(*step)]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start inside the capsule.
+
+    Args:
+        argv: absolute program path first.
+        env: its whole environment.
+        cwd: its working directory.
+        fds: descriptor number inside -> descriptor of this process to install there.
+        identity: whom it runs as.
+        pid: the PID it gets, if the kernel allows choosing; 0 takes the next.
+        last_pid: set the PID counter to this first, so that the program gets the next one.
+        deny_io_uring: answer ENOSYS to io_uring_setup.
+    """
+
+    argv: Sequence[str | bytes]
+    env: Mapping[str, str] | Mapping[bytes, bytes]
+    cwd: str
+    fds: Mapping[int, int] = field(default_factory=dict)
+    identity: Identity | None = None
+    pid: int = 0
+    last_pid: int = 0
+    deny_io_uring: bool = False
+    umask: int | None = None
+
+    def words(self) -> list[bytes]:
+        """Return the specification as the helper reads it: key, value, key, value, …"""
+        pairs: list[tuple[str, object]] = [("arg", word) for word in self.argv]
+        pairs += [("env", os.fsencode(k) + b"=" + os.fsencode(v)) for k, v in self.env.items()]
+        pairs += [("fd", target) for target in self.fds]
+        pairs.append(("cwd", self.cwd))
+        if self.umask is not None:
+            pairs.append(("umask", self.umask))
+        if self.pid:
+            pairs.append(("pid", self.pid))
+        if self.last_pid:
+            pairs.append(("last-pid", self.last_pid))
+        if self.deny_io_uring:
+            pairs.append(("deny-io-uring", 1))
+        if self.identity:
+            pairs += [("uid", self.identity.uid), ("gid", self.identity.gid)]
+            pairs += [("group", group) for group in self.identity.groups]
+            if self.identity.keep_capabilities:
+                pairs.append(("keep-capabilities", 1))
+        return [word for key, value in pairs for word in _encode(key, value)]
+
+
+def to_file(words: Sequence[bytes]) -> int:
+    """Put words into an anonymous file and return its descriptor."""
+    fd = os.memfd_create("ckptrun-spec", os.MFD_CLOEXEC)
+    data = b"".join(word + b"\0" for word in words)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+def _encode(*words: object) -> list[bytes]:
+    return [word if isinstance(word, bytes) else os.fsencode(str(word)) for word in words]
+
+
+def _split(nanoseconds: int) -> tuple[int, int]:
+    return nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000

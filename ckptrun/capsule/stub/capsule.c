@@ -1,0 +1,242 @@
+/* The capsule: fresh namespaces with `init` as PID 1.
+ *
+ * The caller (the supervisor's main thread) becomes init's parent (CLONE_PARENT), so that its death kills init by
+ * PDEATHSIG; the end of the control socket says the same where no signal can. When init ends the kernel kills
+ * everything in the capsule. init obeys one-line commands on the control socket and reports what it reaps:
+ *   in   "spawn TOKEN" with [spec, fds...] attached; "kill PID SIGNAL"
+ *   out  "init PID", "ready", "spawned TOKEN PID", "failed TOKEN ERRNO STAGE", "exit PID STATUS", "stop PID"
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "stub.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+#define MAX_FDS 32
+
+static int control = -1;
+
+static void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void report(const char *format, ...)
+{
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    while (send(control, line, (size_t)n, MSG_NOSIGNAL) < 0 && errno == EINTR)
+        ;
+}
+
+static int fail(const char *what, const char *detail)
+{
+    report("failed 0 %d %s %s", errno, what, detail);
+    return 1;
+}
+
+static int copy_file(const char *from, const char *to, mode_t mode)
+{
+    char buffer[65536];
+    int in = open(from, O_RDONLY | O_CLOEXEC);
+    if (in < 0)
+        return -1;
+    int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (out < 0)
+        return -1;
+    ssize_t n;
+    while ((n = read(in, buffer, sizeof buffer)) > 0)
+        if (write(out, buffer, (size_t)n) != n)
+            return -1;
+    if (n < 0 || fchmod(out, mode) < 0)
+        return -1;
+    close(in);
+    close(out);
+    return 0;
+}
+
+/* Namespaces of the caller itself, before the clone. */
+static int enter(const struct spec *spec)
+{
+    char text[128];
+    for (size_t i = 0; i < spec->count; i++) {
+        char **w = spec->words + i;
+        if (!strcmp(w[0], "userns")) {
+            if (unshare(CLONE_NEWUSER) < 0)
+                return fail("userns", "unshare");
+            snprintf(text, sizeof text, "0 %s 1", w[1]);
+            if ((errno = -write_text("/proc/self/uid_map", text)))
+                return fail("userns", "uid_map");
+            if ((errno = -write_text("/proc/self/setgroups", "deny")))
+                return fail("userns", "setgroups");
+            snprintf(text, sizeof text, "0 %s 1", w[2]);
+            if ((errno = -write_text("/proc/self/gid_map", text)))
+                return fail("userns", "gid_map");
+        } else if (!strcmp(w[0], "clock")) {
+            if (unshare(CLONE_NEWTIME) < 0)
+                return fail("timens", "unshare");
+            snprintf(text, sizeof text, "monotonic %s %s\nboottime %s %s\n", w[1], w[2], w[3], w[4]);
+            if ((errno = -write_text("/proc/self/timens_offsets", text)))
+                return fail("timens", "offsets");
+        }
+    }
+    return 0;
+}
+
+/* The capsule's own view of the file system, step by step as the specification lists it. */
+static int furnish(const struct spec *spec)
+{
+    for (size_t i = 0; i < spec->count; i++) {
+        char **w = spec->words + i;
+        int bad = 0;
+        if (!strcmp(w[0], "mount"))
+            bad = mount(w[1], w[2], w[3], (unsigned long)number(w[4]), *w[5] ? w[5] : NULL);
+        else if (!strcmp(w[0], "mkdir"))
+            bad = mkdir(w[1], (mode_t)number(w[2])) < 0 || chmod(w[1], (mode_t)number(w[2])) < 0;
+        else if (!strcmp(w[0], "chown"))
+            bad = chown(w[1], (uid_t)number(w[2]), (gid_t)number(w[3]));
+        else if (!strcmp(w[0], "copy"))
+            bad = copy_file(w[1], w[2], (mode_t)number(w[3]));
+        else
+            continue;
+        if (bad)
+            return fail(w[0], !strcmp(w[0], "mount") ? w[2] : w[1]);
+    }
+    return 0;
+}
+
+static void command_spawn(const char *token, const int *fds, int nfds)
+{
+    struct spec spec;
+    const char *stage = "spec";
+    int pid = nfds > 0 ? spec_read(fds[0], &spec) : -EINVAL;
+    if (pid == 0) {
+        pid = spawn(&spec, fds + 1, nfds - 1, &stage);
+        free(spec.count ? spec.words[0] : NULL);
+        free(spec.words);
+    }
+    if (pid < 0)
+        report("failed %s %d %s", token, -pid, stage);
+    else
+        report("spawned %s %d", token, pid);
+}
+
+/* One command from the supervisor; 0 at the end of the socket. */
+static int obey(void)
+{
+    char line[256];
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } ancillary;
+    struct iovec iov = {line, sizeof line - 1};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
+    ssize_t n = recvmsg(control, &msg, MSG_CMSG_CLOEXEC);
+    if (n < 0)
+        return errno == EINTR || errno == EAGAIN;
+    if (n == 0)
+        return 0;
+    line[n] = 0;
+    int fds[MAX_FDS], nfds = 0;
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        nfds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(c), (size_t)nfds * sizeof(int));
+    }
+    char token[64];
+    int pid, sig;
+    if (sscanf(line, "spawn %63s", token) == 1)
+        command_spawn(token, fds, nfds);
+    else if (sscanf(line, "kill %d %d", &pid, &sig) == 2)
+        kill(pid, sig);
+    for (int i = 0; i < nfds; i++)
+        close(fds[i]);
+    return 1;
+}
+
+static void reap(void)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | __WALL)) > 0) {
+        if (WIFSTOPPED(status))
+            report("stop %d", pid);
+        else
+            report("exit %d %d", pid, status);
+    }
+}
+
+static int init_main(const struct spec *spec)
+{
+    prctl(PR_SET_NAME, "ckptrun-init");
+    setsid();
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return fail("mount", "private");
+    if (furnish(spec))
+        return 1;
+    /* What was opened outside could not be looked up in here, and what init holds its children inherit. */
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd < 3; fd++)
+        if (null < 0 || dup2(null, fd) < 0)
+            return fail("open", "/dev/null");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    report("ready");
+    struct pollfd polls[2] = {{control, POLLIN, 0}, {signals, POLLIN, 0}};
+    for (;;) {
+        if (poll(polls, 2, -1) < 0 && errno != EINTR)
+            return 1;
+        if (polls[1].revents) {
+            struct signalfd_siginfo info;
+            while (read(signals, &info, sizeof info) > 0)
+                ;
+            reap();
+        }
+        if (polls[0].revents && !obey())
+            return 0;
+    }
+}
+
+int capsule_main(int control_fd, int spec_fd)
+{
+    struct spec spec;
+    control = control_fd;
+    fcntl(control, F_SETFD, FD_CLOEXEC);
+    if ((errno = -spec_read(spec_fd, &spec)))
+        return fail("spec", "read");
+    close(spec_fd);
+    if (enter(&spec))
+        return 1;
+    unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_PARENT | SIGCHLD;
+    long pid = syscall(SYS_clone, flags, 0, 0, 0, 0);
+    if (pid < 0)
+        return fail("clone", "namespaces");
+    if (pid == 0)
+        _exit(init_main(&spec));
+    report("init %ld", pid);
+    return 0;
+}

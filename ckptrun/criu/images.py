@@ -1,0 +1,101 @@
+"""Reads CRIU's images: which pages each ``pages-N.img`` holds, which PIDs the tree has.
+
+The messages are parsed with pycriu, which comes with CRIU itself and is importable from a path.
+
+Called by the supervisor, after the thaw. It must not know where the bytes lie or go.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.core.model import PAGE_SIZE, ImageStream, MemoryRuns
+from ckptrun.errors import DumpError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ckptrun.core.model import Source
+
+_MAGICS = 8
+"""Bytes of the two magic numbers every image of version 1.1 opens with."""
+_IN_PARENT = 1
+
+
+class ImageReader:
+    """pycriu's message classes, from the CRIU in use.
+
+    Args:
+        pycriu_path: folder that contains the package ``pycriu``.
+    """
+
+    def __init__(self, pycriu_path: Path) -> None:
+        self._path = str(pycriu_path)
+
+    def _module(self, name: str) -> Any:
+        if self._path not in sys.path:
+            sys.path.insert(0, self._path)
+        return importlib.import_module(f"pycriu.images.{name}_pb2")
+
+    def entries(self, data: bytes | memoryview, module: str, *messages: str) -> Iterator[Any]:
+        """Yield an image's messages; the last name given is that of all further ones."""
+        classes = [getattr(self._module(module), message) for message in messages]
+        at, index = _MAGICS, 0
+        view = memoryview(data)
+        while at < len(view):
+            size = int.from_bytes(view[at : at + 4], "little")
+            message = classes[min(index, len(classes) - 1)]()
+            message.ParseFromString(bytes(view[at + 4 : at + 4 + size]))
+            yield message
+            at += 4 + size
+            index += 1
+
+    def memory_runs(self, name: str, pagemap: bytes | memoryview) -> tuple[str, MemoryRuns]:
+        """Return the pages image's name and its runs, adjacent ones merged (CRIU splits them anew in each dump).
+
+        Raises:
+            DumpError: the image refers to a parent; ckptrun never dumps that way.
+        """
+        space = name.removeprefix("pagemap-").removesuffix(".img")
+        space = space if space.startswith("shmem-") else f"mm-{space}"
+        entries = self.entries(pagemap, "pagemap", "pagemap_head", "pagemap_entry")
+        head = next(entries)
+        starts, lengths = array("Q"), array("Q")
+        end = -1
+        for entry in entries:
+            if entry.flags & _IN_PARENT or entry.in_parent:
+                raise DumpError(f"{name} refers to a parent image")
+            first, count = entry.vaddr // PAGE_SIZE, entry.nr_pages or entry.compat_nr_pages
+            if first == end:
+                lengths[-1] += count
+            else:
+                starts.append(first)
+                lengths.append(count)
+            end = first + count
+        return f"pages-{head.pages_id}.img", MemoryRuns(space, starts, lengths)
+
+    def streams(self, images: Mapping[str, Source]) -> tuple[ImageStream, ...]:
+        """Name what each image is, with the address-space layout of those that hold pages."""
+        layouts: dict[str, MemoryRuns] = {}
+        for name, source in images.items():
+            if name.startswith("pagemap-"):
+                pages, runs = self.memory_runs(name, source.read(0, source.size))
+                layouts[pages] = runs
+        return tuple(ImageStream(name, source, layouts.get(name)) for name, source in images.items())
+
+    def last_pid(self, images: Mapping[str, Source]) -> int:
+        """Return the highest PID, thread, group or session number in the tree."""
+        source = images["pstree.img"]
+        highest = 0
+        for entry in self.entries(source.read(0, source.size), "pstree", "pstree_entry"):
+            highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads)
+        return highest
+
+
+def memory_bytes(streams: tuple[ImageStream, ...]) -> int:
+    """Return the bytes of all pages images."""
+    return sum(stream.data.size for stream in streams if stream.name.startswith("pages-"))

@@ -1,0 +1,251 @@
+"""Staging: warm, preallocated memory that a dump is captured into.
+
+A dump that lands in memory which is already there costs a memory copy; faulting fresh pages in is up to twenty times
+slower. So the arena is mapped with huge pages, populated in the background before the first dump, kept, and used again.
+It has slots: one holds the newest local copy (for a fast restore) while the next dump fills another.
+
+Called by the supervisor and by `stream`. It must not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import ctypes
+import mmap
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptrun.errors import DumpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MIB = 1 << 20
+WINDOW = MIB
+"""Bytes one read from a pipe can take: the size of the pipe."""
+PIECE = 4 * MIB
+POPULATE_STEP = 16 * MIB
+SLACK = 64 * MIB
+"""Room for images other than pages and for growth between the estimate and the dump."""
+_MAP_NORESERVE = 0x4000
+_MADV_HUGEPAGE = 14
+_MADV_POPULATE_WRITE = 23
+_MADV_DONTNEED = 4
+
+
+class ArenaFullError(DumpError):
+    """The dump does not fit into staging."""
+
+
+class Slot:
+    """One mapping that one dump fills from its start; only the dump's reader thread appends."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._map = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        with contextlib.suppress(OSError):
+            self._map.madvise(_MADV_HUGEPAGE)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.view = memoryview(self._map)
+        self.used = 0
+        self.populated = 0
+
+    def window(self) -> memoryview:
+        """Return the next free bytes, at most `WINDOW`.
+
+        Raises:
+            ArenaFullError: there are none.
+        """
+        if self.used >= self.capacity:
+            raise ArenaFullError(
+                f"the job is larger than staging ({self.capacity // MIB} MiB)",
+                hint="give it more with --staging",
+            )
+        return self.view[self.used : min(self.used + WINDOW, self.capacity)]
+
+    def populate(self, size: int, keep_on: threading.Event | None = None) -> None:
+        """Fault the first `size` bytes in, in steps, without holding the interpreter lock."""
+        size = min(size, self.capacity)
+        while self.populated < size and not (keep_on and keep_on.is_set()):
+            step = min(POPULATE_STEP, size - self.populated)
+            if _madvise(self._address + self.populated, step, _MADV_POPULATE_WRITE) != 0:
+                return  # an old kernel: the dump faults them in
+            self.populated += step
+
+    def give_back(self, keep: int) -> None:
+        """Return all memory past `keep` bytes to the machine."""
+        keep = -(-keep // POPULATE_STEP) * POPULATE_STEP
+        if keep < self.populated:
+            _madvise(self._address + keep, self.populated - keep, _MADV_DONTNEED)
+            self.populated = keep
+
+
+def _madvise(address: int, length: int, advice: int) -> int:
+    call = _libc.madvise
+    call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return int(call(address, length, advice))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Extents:
+    """A `Source`: bytes of one stream, scattered over a slot in the order they arrived."""
+
+    slot: Slot
+    offsets: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def append(self, offset: int, length: int) -> None:
+        """Add `length` bytes at `offset` of the slot."""
+        if self.offsets and self.offsets[-1] + (self.size - self.starts[-1]) == offset:
+            self.size += length
+            return
+        self.offsets.append(offset)
+        self.starts.append(self.size)
+        self.size += length
+
+    def _end(self, index: int) -> int:
+        return self.starts[index + 1] if index + 1 < len(self.starts) else self.size
+
+    def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Return a view where the bytes lie together, else a copy; see `Source.read`."""
+        if length == 0:
+            return b""
+        index = bisect.bisect_right(self.starts, offset) - 1
+        parts: list[memoryview] = []
+        while length:
+            skip = offset - self.starts[index]
+            take = min(length, self._end(index) - offset)
+            at = self.offsets[index] + skip
+            parts.append(self.slot.view[at : at + take])
+            offset += take
+            length -= take
+            index += 1
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the content in order, in views of at most 4 MiB."""
+        for index, (start, at) in enumerate(zip(self.starts, self.offsets, strict=True)):
+            length = self._end(index) - start
+            for done in range(0, length, PIECE):
+                yield self.slot.view[at + done : at + min(done + PIECE, length)]
+
+
+class Arena:
+    """The slots of one run.
+
+    Args:
+        limit: bytes of memory staging may take in all.
+        slots: how many dumps it can hold.
+    """
+
+    def __init__(self, limit: int, slots: int = 2) -> None:
+        self.limit = limit
+        self._free: list[Slot] = []
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._worker: threading.Thread | None = None
+        capacity = max(limit // slots // POPULATE_STEP * POPULATE_STEP, POPULATE_STEP)
+        self._free = [Slot(capacity) for _ in range(slots)]
+        self._all = list(self._free)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that staging occupies now."""
+        return sum(max(slot.populated, slot.used) for slot in self._all)
+
+    def prepare(self, size: int, ready: Callable[[], None]) -> None:
+        """Make the next free slot warm for a dump of `size` bytes, in the background, then call `ready`."""
+
+        def work() -> None:
+            with self._lock:
+                slot = self._free[0] if self._free else None
+            if slot:
+                slot.populate(size + SLACK, self._stop)
+            if not self._stop.is_set():
+                ready()
+
+        self._worker = threading.Thread(target=work, name="staging", daemon=True)
+        self._worker.start()
+
+    def take(self) -> Slot:
+        """Return an empty slot.
+
+        Raises:
+            DumpError: every slot holds a checkpoint that is still needed.
+        """
+        if self._worker:
+            self._worker.join()
+        with self._lock:
+            if not self._free:
+                raise DumpError("staging is occupied by checkpoints that are not committed yet")
+            slot = max(self._free, key=lambda s: s.populated)
+            self._free.remove(slot)
+        slot.used = 0
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        """Take a slot back; nothing may read from it any more."""
+        with self._lock:
+            slot.used = 0
+            self._free.append(slot)
+
+    def shrink(self, keep: int) -> None:
+        """Give memory back to the machine: free slots keep only `keep` bytes each."""
+        with self._lock:
+            for slot in self._free:
+                slot.give_back(keep)
+
+    def close(self) -> None:
+        """Stop the background work."""
+        self._stop.set()
+
+
+def automatic_limit(available: int) -> int:
+    """Return the bytes staging may take when the user did not say: half of what is free."""
+    return available // 2
+
+
+def available_memory() -> int:
+    """Return the bytes free under the tightest limit: the machine's, or a memory cgroup's this process is in."""
+    tightest = _meminfo_available()
+    for limit_path, usage_path in _cgroup_files():
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(open(limit_path, encoding="ascii").read())  # noqa: SIM115, PTH123 - one small read
+            usage = int(open(usage_path, encoding="ascii").read())  # noqa: SIM115, PTH123 - one small read
+            if limit < 1 << 60:
+                tightest = min(tightest, max(limit - usage, 0))
+    return tightest
+
+
+def _meminfo_available() -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - one small read
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _cgroup_files() -> Iterator[tuple[str, str]]:
+    with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - one small read
+        lines = file.read().splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        v2 = controllers == ""
+        if not v2 and "memory" not in controllers.split(","):
+            continue
+        base = "/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/memory"
+        names = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        while True:
+            folder = base + path.rstrip("/")
+            yield os.path.join(folder, names[0]), os.path.join(folder, names[1])  # noqa: PTH118 - strings in, strings out
+            if path in ("/", ""):
+                break
+            path = path.rsplit("/", 1)[0]
