@@ -1,0 +1,211 @@
+"""The job's standard streams: decided per stream, carried by pipes that CRIU leaves external.
+
+Nothing opened outside the capsule may reach the job, so each stream is a pipe of the supervisor's, or a terminal made
+inside the capsule whose relay is connected by pipes. What a checkpoint must know is where each stream stood at the
+freeze: output pipes are drained then, input is counted by what the job had read.
+
+Called by the supervisor: `Streams.wire` for every incarnation, `freeze` inside every dump, `rewind` before a restore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.capsule.pumps import Input, Keys, Output
+from ckptrun.capsule.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptrun.core.model import Json
+
+STDIN, STDOUT, STDERR, KEYS, SCREEN, SIZES = "stdin", "stdout", "stderr", "keys", "screen", "sizes"
+_NUMBERS = {STDIN: 0, STDOUT: 1, STDERR: 2, KEYS: 3, SCREEN: 4, SIZES: 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One incarnation's ends of the pipes.
+
+    Args:
+        ends: stream -> descriptor to install in the job root; closed by `Streams.wired`.
+        names: stream -> CRIU's name of the pipe, by which a dump of this incarnation refers to it.
+        mask: bit n is set when descriptor n is the terminal.
+    """
+
+    ends: Mapping[str, int]
+    names: Mapping[str, str]
+    mask: int
+
+    def fds(self) -> dict[int, int]:
+        """Return descriptor number in the job root -> descriptor here."""
+        return {_NUMBERS[name]: fd for name, fd in self.ends.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the streams stood at a freeze; bytes since the lineage began.
+
+    Args:
+        names: see `Wiring.names`.
+        mask: see `Wiring.mask`.
+        written: output stream -> bytes the job had written.
+        consumed: bytes of piped standard input the job had read.
+        digest: of those bytes, hexadecimal, by which a later run knows the same input again.
+    """
+
+    names: Mapping[str, str]
+    mask: int
+    written: Mapping[str, int] = field(default_factory=dict)
+    consumed: int = 0
+    digest: str = ""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it for the checkpoint's facts."""
+        return {
+            "names": dict(self.names),
+            "mask": self.mask,
+            "written": dict(self.written),
+            "consumed": self.consumed,
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Position:
+        """Read what `to_json` wrote."""
+        return cls(value["names"], value["mask"], value["written"], value["consumed"], value["digest"])
+
+
+class Streams:
+    """The streams of one run over all its incarnations.
+
+    Args:
+        say: told, in one sentence, what the user should know.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._terminal_fd = next((fd for fd in (0, 1, 2) if _is_terminal(fd)), None)
+        self.terminal = Terminal(0 if _is_terminal(0) else None, self._terminal_fd)
+        self._outputs: dict[str, Output] = {}
+        self._input: Input | None = None
+        self._keys: Keys | None = None
+        self._sizes_fd = -1
+        self._say = say
+        self.wiring: Wiring | None = None
+
+    def wire(self) -> Wiring:
+        """Make the pipes of a fresh incarnation, as this process's own streams suggest."""
+        mask = sum(1 << fd for fd in (0, 1, 2) if _is_terminal(fd))
+        names = [name for name, fd in ((STDOUT, 1), (STDERR, 2)) if not mask & (1 << fd) and _is_open(fd)]
+        if not mask & 1 and _is_input(0):
+            names.append(STDIN)
+        if mask:
+            names += [KEYS, SCREEN, SIZES]
+        return self._make(names, mask)
+
+    def rewire(self, position: Position) -> Wiring:
+        """Make the pipes of a restored incarnation, as the checkpoint needs them, at the checkpoint's position."""
+        wiring = self._make(list(position.names), position.mask)
+        for name, count in position.written.items():
+            if name in self._outputs:
+                self._outputs[name].count = count
+        return wiring
+
+    def rewind_input(self, position: Position) -> None:
+        """Make the next incarnation read its input again from where the checkpoint's job had read to."""
+        if STDIN in position.names:
+            self._the_input().rewind(position.consumed, position.digest)
+
+    def _make(self, names: list[str], mask: int) -> Wiring:
+        ends = {name: self._open(name) for name in names}
+        self.wiring = Wiring(ends, {name: f"pipe:[{os.fstat(fd).st_ino}]" for name, fd in ends.items()}, mask)
+        return self.wiring
+
+    def _open(self, name: str) -> int:
+        if name in (STDOUT, STDERR, SCREEN):
+            target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)
+            return self._outputs.setdefault(name, Output(target, name)).open()
+        if name == STDIN:
+            return self._the_input().open()
+        reader, writer = os.pipe()
+        if name == KEYS:
+            if self.terminal.source is None:
+                os.close(writer)
+            else:
+                self._keys = Keys(self.terminal.source, writer)
+        else:
+            self._sizes_fd = writer
+            self.resize()
+        return reader
+
+    def _the_input(self) -> Input:
+        if self._input is None:
+            self._input = Input(0, self._say)
+        return self._input
+
+    def wired(self) -> None:
+        """Close this process's copies of the job's ends, once the capsule has them."""
+        assert self.wiring is not None
+        for fd in self.wiring.ends.values():
+            os.close(fd)
+
+    def resize(self) -> None:
+        """Tell the job's terminal the size of ours."""
+        if self._sizes_fd >= 0:
+            rows, columns = self.terminal.size()
+            with contextlib.suppress(OSError):
+                os.write(self._sizes_fd, struct.pack("HH", rows, columns))
+
+    def freeze(self) -> Position:
+        """Drain the output pipes and say where the streams stand; call it with the job stopped."""
+        assert self.wiring is not None
+        written = {name: pump.drain() for name, pump in self._outputs.items() if name in self.wiring.names}
+        consumed, digest = self._input.position() if self._input else (0, "")
+        return Position(self.wiring.names, self.wiring.mask, written, consumed, digest)
+
+    def forget_input(self, before: int) -> None:
+        """Drop kept input that no checkpoint needs any more: all before offset `before`."""
+        if self._input:
+            self._input.forget(before)
+
+    def incarnation_ended(self) -> None:
+        """Carry what is left in the output pipes and close this incarnation's ends; the capsule must be gone."""
+        for pump in self._outputs.values():
+            pump.finish()
+        if self._input:
+            self._input.disconnect()
+        if self._keys:
+            self._keys.close()
+            self._keys = None
+        if self._sizes_fd >= 0:
+            os.close(self._sizes_fd)
+            self._sizes_fd = -1
+
+
+def _is_terminal(fd: int) -> bool:
+    try:
+        return os.isatty(fd)
+    except OSError:
+        return False
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _is_input(fd: int) -> bool:
+    """Whether there is anything to read: not closed, not /dev/null (the job opens its own)."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return not (stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3))
