@@ -1,0 +1,171 @@
+"""What the machine tells the shell to do: instructions, in order, each carried out without waiting for its end.
+
+Made by `ckptrun.core.machine.step`, executed by ``ckptrun.supervisor``, which feeds the results back as events.
+The docstring of a command names the events that answer it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptrun.core.model import Exit, Json, RunState, Trigger
+
+DETAIL = "detail"
+"""Level of `Say`: worth a line with ``-v``."""
+
+NORMAL = "normal"
+"""Level of `Say`: said unless ``-q``."""
+
+ERROR = "error"
+"""Level of `Say`: always said."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Start the command in a new capsule. Answers: JobStarted, StartFailed, JobEnded."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreJob:
+    """Restore a checkpoint into a new capsule, from local memory or from the store.
+
+    Answers: RestoreSucceeded, RestoreFailed, JobEnded.
+    """
+
+    incarnation: int
+    checkpoint: str
+    local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Dump the job into local memory. Answers: DumpFinished or DumpFailed, always exactly one of them.
+
+    Args:
+        id: the new checkpoint's.
+        trigger: why.
+        hold: leave the job frozen at the end of the dump, until `ReleaseHold` or `KillCapsule`.
+        deadline: monotonic seconds by which the dump and its commit must be through; None for no limit.
+        label: what the requester called it.
+    """
+
+    id: str
+    trigger: Trigger
+    hold: bool
+    deadline: float | None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonDump:
+    """Give a running dump up and let the job go on. Still answered by DumpFailed (or DumpFinished, if late)."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHold:
+    """Let a job that was held frozen after dump ``id`` run on."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Put a staged checkpoint into the store and commit it. Answers: Committed or CommitFailed."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropLocal:
+    """Free the local copy of a checkpoint."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalJob:
+    """Send a signal to the job."""
+
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillCapsule:
+    """Kill an incarnation with everything in it, frozen or not. Answer: CapsuleGone (or JobEnded, if it was faster)."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkBad:
+    """Take a committed checkpoint out of the lineage: its stored bytes are corrupt."""
+
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a `Tick` once the monotonic clock has reached ``when`` seconds; replaces the previous `WakeAt`."""
+
+    when: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell who asked for a checkpoint its id, or the error; exactly one of them."""
+
+    waiter: int
+    id: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Speak to the user; ``level`` is DETAIL, NORMAL or ERROR of this module."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write an event into the run's diary (``ckptrun events``)."""
+
+    event: str
+    fields: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over: nothing of the job lives, and no command follows. ``exit`` goes to the user."""
+
+    exit: Exit
+    state: RunState
+
+
+Command: TypeAlias = (
+    StartJob
+    | RestoreJob
+    | TakeCheckpoint
+    | AbandonDump
+    | ReleaseHold
+    | Upload
+    | DropLocal
+    | SignalJob
+    | KillCapsule
+    | MarkBad
+    | WakeAt
+    | Answer
+    | Say
+    | Record
+    | Finish
+)

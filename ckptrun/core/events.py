@@ -1,0 +1,269 @@
+"""What the shell tells the machine: facts that have happened, each with the moment it was seen.
+
+Made by ``ckptrun.supervisor``, consumed by `ckptrun.core.machine.step`. Nothing here decides anything. ``now`` is
+seconds on one monotonic clock and never goes back from one event to the next.
+
+An *incarnation* is numbered by the machine (`StartJob`, `RestoreJob`), from 1. Each one ends with exactly one of
+`StartFailed`, `RestoreFailed`, `JobEnded` or `CapsuleGone`; by the time it is reported nothing of the capsule lives.
+A later report about an incarnation that has ended is a straggler: the machine takes it and does nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A committed checkpoint that a run may resume from; ``local`` if a complete copy is in this machine's memory."""
+
+    id: str
+    seq: int
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Start the command anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on from the first of these that can be restored; newest first, at least one."""
+
+    candidates: tuple[Candidate, ...]
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise ValueError("a run that resumes needs a checkpoint to resume from")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the job ended: by an exit code or by a signal, never both.
+
+    Args:
+        code: exit code.
+        signal: number of the signal that ended it.
+        oom: the kernel's OOM killer sent that signal.
+        after_interrupt: it ended after Ctrl-C at its terminal: the user wanted that.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    after_interrupt: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.code is None) == (self.signal is None):
+            raise ValueError("an outcome is either an exit code or a signal")
+
+    @property
+    def exit_code(self) -> int:
+        """The code a shell would show: the job's own, or 128 + the signal's number."""
+        return self.code if self.code is not None else 128 + (self.signal or 0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job ended with exit code 0."""
+        return self.code == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The run begins: the lineage is ours."""
+
+    now: float
+    plan: Fresh | Resume
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """A fresh incarnation runs the command."""
+
+    now: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A fresh start is impossible; ``exit_code`` is the error's (126, 127, 69, …)."""
+
+    now: float
+    incarnation: int
+    error: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSucceeded:
+    """A restored incarnation is verified to live."""
+
+    now: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """A checkpoint could not be restored.
+
+    Args:
+        now: seconds, monotonic.
+        incarnation: the one that did not come to be; its capsule is gone.
+        checkpoint: id of the checkpoint.
+        reason: one clause, as ``criu: can't open /data/x``.
+        corrupt: its bytes do not authenticate or do not parse.
+        transient: the store did not answer; the same checkpoint is worth another try.
+    """
+
+    now: float
+    incarnation: int
+    checkpoint: str
+    reason: str
+    corrupt: bool = False
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """The job's root process ended and the capsule with it."""
+
+    now: float
+    incarnation: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CapsuleGone:
+    """The capsule is gone: killed on our command, or its init died."""
+
+    now: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: the answer to `WakeAt`, or just a regular beat."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """Somebody asks for a checkpoint.
+
+    Args:
+        now: seconds, monotonic.
+        waiter: a number to `Answer` to, unique among those open; None if nobody waits.
+        label: free text for the record.
+        wait: answer when it is committed; otherwise as soon as it is complete in memory.
+    """
+
+    now: float
+    waiter: int | None = None
+    label: str = ""
+    wait: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Checkpoint and stop, within ``grace`` seconds; the job gets ``signum`` if that fails. A second one kills."""
+
+    now: float
+    grace: float
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFinished:
+    """A dump is complete in local memory: the checkpoint is *staged*."""
+
+    now: float
+    id: str
+    frozen_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFailed:
+    """No checkpoint came of a dump, and the job runs on; its local memory is free again.
+
+    Args:
+        now: seconds, monotonic.
+        id: what `TakeCheckpoint` named it.
+        reason: one clause.
+        skipped: a hook or a critical section did not want it now; not an error.
+        retry_after: seconds after which another try makes sense, if known.
+    """
+
+    now: float
+    id: str
+    reason: str
+    skipped: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An upload ended with a commit; ``expired`` are the checkpoints that retention took out with it."""
+
+    now: float
+    id: str
+    seq: int
+    upload_seconds: float
+    expired: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFailed:
+    """An upload ended without a commit; ``transient`` if the same one is worth another try."""
+
+    now: float
+    id: str
+    reason: str
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StagingReady:
+    """Local memory for dumps is there: checkpoints can be taken from now on."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class StagingLost:
+    """A local copy is gone (memory pressure); unless committed, the checkpoint is lost."""
+
+    now: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Another writer has taken the lineage over."""
+
+    now: float
+    reason: str
+
+
+Event: TypeAlias = (
+    Begin
+    | JobStarted
+    | StartFailed
+    | RestoreSucceeded
+    | RestoreFailed
+    | JobEnded
+    | CapsuleGone
+    | Tick
+    | CheckpointRequested
+    | StopRequested
+    | DumpFinished
+    | DumpFailed
+    | Committed
+    | CommitFailed
+    | StagingReady
+    | StagingLost
+    | Fenced
+)
