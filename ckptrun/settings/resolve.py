@@ -14,7 +14,7 @@ from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RestartPolicy, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
-from ckptrun.settings.sources import Level, Sources, not_built, read_document
+from ckptrun.settings.sources import NOT_BUILT, Level, Sources, not_built, read_document
 from ckptrun.settings.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def resolve_store(
         ConfigurationError: ``ckptrun.toml`` is wrong, or values contradict each other.
     """
     sources = Sources(given, environ, read_document(cwd))
+    sources.refuse(("key",))
     return _store(sources, environ, cwd, home)
 
 
@@ -58,6 +59,7 @@ def resolve_run(
     if not command or not command[0]:
         raise UsageError("no command to run", hint="write it behind the options: ckptrun -- python train.py")
     sources = Sources(given, environ, read_document(cwd))
+    sources.refuse(NOT_BUILT)
     store = _store(sources, environ, cwd, home)
     _check_encrypted(store)
     _check_contradictions(sources)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ckptrun.errors import CkptrunError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -107,7 +107,6 @@ class Sources:
         document: the parsed ``ckptrun.toml``.
 
     Raises:
-        UsageError: an option that is not built yet is set somewhere.
         ConfigurationError: the file has a key that is no option, or a value of the wrong type.
     """
 
@@ -117,8 +116,15 @@ class Sources:
         self._given = given
         self._environ = environ
         self._document = {key: _from_toml(key, value) for key, value in (document or {}).items()}
-        for option, shape in NOT_BUILT.items():
-            found = self._find(option, shape)
+
+    def refuse(self, options: Collection[str]) -> None:
+        """Raise if one of ``options``, which are not built yet, is set anywhere.
+
+        Raises:
+            UsageError: it is.
+        """
+        for option in options:
+            found = self._find(option, NOT_BUILT[option])
             if found is not None and found.value:
                 raise not_built(found.where)
 

@@ -1,8 +1,9 @@
 """The supervisor's end of the control channel, by which commands reach a live run on this machine.
 
 A Unix stream socket in the run's directory. A connection carries one request and one reply, each a JSON
-object on one line. `ControlServer` has one thread that hands requests to a callable and sends replies whenever
-they come, from whichever thread; what a request means is decided there. The commands' end is `control_client`.
+object on one line. `ControlServer` has one thread that hands requests to a callable and sends replies when
+they come, from whichever thread; what a request means is not known here. The commands' end is
+`control_client`.
 
     {"request": "status"}                      -> {"ok": true, "pid": …, …}
     {"request": "checkpoint", "wait": true}    -> {"ok": true, "id": …}

@@ -1,7 +1,7 @@
 """ckptrun's voice: lines on stderr, each prefixed ``ckptrun:``, little by default.
 
 stdout belongs to the job alone; stderr is shared with it. So a line is one write, never raises, and never
-blocks for long: a reader that went away, a full pipe or a terminal held with Ctrl-S costs a line, not the run.
+blocks for long: a reader that went away, a full pipe or a terminal held with Ctrl-S costs a line, no more.
 """
 
 from __future__ import annotations

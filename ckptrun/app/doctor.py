@@ -1,0 +1,95 @@
+"""Whether checkpoints will work here, and what a failed one's log means: ``doctor`` and ``explain``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.core.health import Check
+from ckptrun.errors import CkptrunError, MissingFeatureError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptrun.settings import StoreSettings
+
+STORE_CHECK = "store"
+
+
+def diagnose(settings: StoreSettings, *, fix: bool) -> dict[str, Any]:
+    """Examine this machine and the store.
+
+    Args:
+        settings: the store that runs would use.
+        fix: provide CRIU first, if none works here.
+
+    Returns:
+        ``ok`` and ``checks``, each with ``name, ok, detail, remedy``.
+
+    Raises:
+        MissingFeatureError: with ``fix``, CRIU could not be provided.
+    """
+    from ckptrun.criu.doctor import machine_checks  # noqa: PLC0415 -- 'explain' needs no CRIU
+
+    if fix:
+        from ckptrun.criu.provision import provide  # noqa: PLC0415 -- downloads; only on request
+
+        provide()
+    checks = [*machine_checks(), _store_check(settings)]
+    return {
+        "ok": all(check.ok for check in checks),
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
+
+
+def exit_code(result: dict[str, Any]) -> int:
+    """Return what ``doctor`` exits with: 0, 73 if only the store fails, else 69."""
+    failed = {check["name"] for check in result["checks"] if not check["ok"]}
+    if not failed:
+        return 0
+    return StoreError.exit_code if failed == {STORE_CHECK} else MissingFeatureError.exit_code
+
+
+def explain(log: Path) -> dict[str, Any]:
+    """Return what a log of CRIU's says.
+
+    Returns:
+        ``cause`` and ``remedy``, a sentence each; ``evidence``, the line that betrays the cause; ``known``,
+        whether the cause is one that ckptrun knows.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from ckptrun.criu.remedies import TABLE, errors_of  # noqa: PLC0415 -- 'doctor' needs no table
+
+    try:
+        text = log.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"{log} cannot be read: {error.strerror}", hint="name a log of CRIU's") from error
+    for entry in TABLE:
+        if (match := entry.pattern.search(text)) is not None:
+            evidence = _line_around(text, match.start())
+            return {"cause": entry.cause, "evidence": evidence, "remedy": entry.remedy, "known": True}
+    errors = errors_of(text)
+    if not errors:
+        return {"cause": "the log names no error", "evidence": "", "remedy": "", "known": False}
+    remedy = "report it with the log, so that the cause becomes a known one"
+    return {"cause": errors[-1], "evidence": errors[-1], "remedy": remedy, "known": False}
+
+
+def _store_check(settings: StoreSettings) -> Check:
+    from ckptrun.app.stores import backend_of  # noqa: PLC0415 -- 'explain' needs no store
+
+    try:
+        backend_of(settings).probe()
+    except CkptrunError as error:
+        return Check(
+            STORE_CHECK, ok=False, detail=error.message, remedy=error.hint or "choose another --store"
+        )
+    return Check(STORE_CHECK, ok=True, detail=f"{settings.url} takes conditional writes")
+
+
+def _line_around(text: str, position: int) -> str:
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    return text[start : end if end >= 0 else len(text)].strip()

@@ -1,0 +1,158 @@
+"""What the commands print on stdout: JSON documents, and tables for people.
+
+Tables are plain where stdout is no terminal: one line a row, never wrapped or cut, so that one can grep.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ckptrun.settings.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_NONE = "-"
+_WIDE = 10_000
+_STYLES = {
+    "running": "green",
+    "finished": "green",
+    "interrupted": "yellow",
+    "failed": "red",
+    "corrupt": "red",
+}
+
+
+def document(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def json_line(value: Any) -> None:
+    """Print one JSON object on a line of its own, at once."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def word(value: Any) -> None:
+    """Print a bare value, nothing if it is None."""
+    if value is not None:
+        sys.stdout.write(f"{value}\n")
+
+
+def lineages(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the lineages of a store."""
+    _table(
+        ("NAME", "STATE", "CHECKPOINTS", "NEWEST", "STORED", "EXIT"),
+        [
+            (
+                row["name"],
+                row["state"] or row.get("problem"),
+                row["checkpoints"],
+                row["newest"],
+                _size(row["bytes_stored"]),
+                _exit(row["exit"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def lineage(value: Mapping[str, Any]) -> None:
+    """Print a lineage and its checkpoints."""
+    pairs({key: item for key, item in value.items() if key != "checkpoints"})
+    _console().print()
+    _table(
+        ("ID", "SEQ", "STATE", "TRIGGER", "CREATED", "FROZEN", "MEMORY", "NEW", "STORED", "UPLOAD", "FILES"),
+        [
+            (
+                row["id"],
+                row["seq"],
+                row["state"],
+                row["trigger"],
+                row["created"],
+                _duration(row["frozen_seconds"]),
+                _size(row["memory_bytes"]),
+                _size(row["new_bytes"]),
+                _size(row["stored_bytes"]),
+                _duration(row["upload_seconds"]),
+                f"{row['files']}, {len(row['inexact'])} inexact" if row["inexact"] else row["files"],
+            )
+            for row in value["checkpoints"]
+        ],
+    )
+
+
+def verified(report: Mapping[str, Any]) -> None:
+    """Print what a verification found."""
+    for bad in report["bad"]:
+        _console().print(Text(f"bad: {bad}", "red"))
+    verdict = f"{len(report['bad'])} bad" if report["bad"] else "all good"
+    _console().print(Text(f"{format_size(report['checked_bytes'])} checked, {verdict}"))
+
+
+def checks(result: Mapping[str, Any]) -> None:
+    """Print the doctor's findings, each remedy under its finding."""
+    for check in result["checks"]:
+        mark = Text("ok      ", "green") if check["ok"] else Text("problem ", "red")
+        _console().print(mark + Text(f"{check['name']}: {check['detail']}"))
+        if not check["ok"]:
+            _console().print(Text(f"        -> {check['remedy']}"))
+
+
+def pairs(values: Mapping[str, Any]) -> None:
+    """Print names and values, one pair a line; units from the names' endings."""
+    grid = Table.grid(padding=(0, 2))
+    for key, value in values.items():
+        label = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
+        grid.add_row(Text(label), Text(_shown(key, value)))
+    _console().print(grid)
+
+
+def _shown(key: str, value: Any) -> str:
+    if key.endswith("_seconds"):
+        return _duration(value)
+    if key.endswith("_bytes"):
+        return _size(value)
+    if key == "exit":
+        return _exit(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items()) or _NONE
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or _NONE
+    return _NONE if value in {None, ""} else str(value)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    for row in rows:
+        cells = [_NONE if cell is None else str(cell) for cell in row]
+        table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in cells))
+    _console().print(table)
+
+
+def _console() -> Console:
+    terminal = sys.stdout.isatty()
+    return Console(
+        file=sys.stdout, highlight=False, soft_wrap=not terminal, width=None if terminal else _WIDE
+    )
+
+
+def _size(value: float | None) -> str:
+    return _NONE if value is None else format_size(value)
+
+
+def _duration(value: float | None) -> str:
+    return _NONE if value is None else format_duration(value)
+
+
+def _exit(value: Mapping[str, Any] | None) -> str:
+    return _NONE if value is None else f"{value['code']} by {value['by']}"
