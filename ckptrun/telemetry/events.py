@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 FILE_NAME = "events.jsonl"
 """In the run's directory."""
 
-RUN_ENDED = "run-ended"
-"""The last event of a run that ended in an orderly way; `follow_events` stops behind it."""
-
 POLL_SECONDS = 0.2
 
 
@@ -97,14 +94,13 @@ def follow_events(
 
     Args:
         path: the file; may appear later.
-        live: whether the run still lives; asked only when there is nothing new to read.
+        live: whether the run still lives; asked before each look.
         poll: seconds between looks.
         sleep: how to wait.
     """
     position = 0
     while True:
         alive = live()  # asked before reading: what a run wrote before it ended is read after it
-        ended = False
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(position)
             for line in file:
@@ -112,9 +108,8 @@ def follow_events(
                     break  # the rest of this line is still to come
                 position += len(line)
                 if (event := _parse(line)) is not None:
-                    ended = event["event"] == RUN_ENDED
                     yield event
-        if ended or not alive:
+        if not alive:
             return
         sleep(poll)
 
