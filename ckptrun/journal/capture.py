@@ -3,31 +3,54 @@
 The supervisor keeps one `Journal` per run and, for each checkpoint, calls
 
 1. `Journal.prepare` with the job running: reads early what can be read early;
-2. `Journal.capture` with the job frozen: looks again, copies only what is left; the one step that costs frozen time;
+2. `Journal.capture` with the job frozen: looks again, takes only what is left; the one step that costs frozen
+time;
 3. `Journal.seal` after the thaw: hashes, names the contents, returns records and contents for the snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ckptrun.core.model import Source
+from ckptrun.core.model import FileContent
+from ckptrun.journal.candidates import root_of, scan, timeless_devices, under
+from ckptrun.journal.comparing import boot_id
+from ckptrun.journal.contents import key_of, open_regular
+from ckptrun.journal.early import Early
+from ckptrun.journal.freezing import Draft, Freezing
+from ckptrun.journal.record import FileRecord, How, Identity, Kind, Part, printable
+from ckptrun.journal.taking import Known, Prefix, Put, Taker, end_of, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ckptrun.core.model import FileContent
-    from ckptrun.journal.record import FileRecord
+    from ckptrun.core.model import Source
+    from ckptrun.journal.candidates import Ident
 
-Put: TypeAlias = Callable[[Iterable[bytes]], Source]
-"""Stores the pieces in staging and returns where they are: readable at once, and for as long as the checkpoint lives."""
+__all__ = ["Capture", "Frozen", "Journal", "Prepared", "Put"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was learnt and read before the freeze; opaque to the caller."""
+    """What was learnt and read before the freeze; opaque to the caller.
+
+    Args:
+        known: contents that count if times prove at the freeze that the file still has them.
+        prefixes: beginnings of append-only files.
+        sources: the contents that ``known`` and ``prefixes`` name.
+        reused: the keys among them that came from earlier checkpoints.
+        left: bytes that the freeze may still copy.
+        copied: bytes read early.
+    """
+
+    known: dict[Ident, Known]
+    prefixes: dict[Ident, Prefix]
+    sources: dict[str, Source]
+    reused: frozenset[str]
+    left: int
+    copied: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,9 @@ class Frozen:
     """
 
     bytes_inside: int
+    drafts: tuple[Draft, ...] = field(repr=False)
+    problems: tuple[tuple[str, str], ...] = field(repr=False)
+    prepared: Prepared = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +74,7 @@ class Capture:
     Args:
         records: one per file; `records_to_json` makes the facts of them.
         contents: every content the records refer to, each key once; goes into ``Snapshot.files`` as it is.
-        reused: the keys among them that came out of ``previous``: the store has them already if it has that checkpoint.
+        reused: the keys among them that came out of ``previous``: whoever stored those has them already.
         bytes_inside: bytes copied while the job was stopped.
         bytes_early: bytes read before the freeze.
         inexact: names (printable) of the files that are not exact after a restore of this checkpoint.
@@ -65,13 +91,13 @@ class Capture:
 
 
 class Journal:
-    """The file journal of one run.
+    """The file journal of one run; its calls come one at a time, from any thread.
 
     Args:
-        limit_bytes: how much file content one checkpoint may copy into staging (``--journal-limit``); reflinks,
-            append-only prefixes and the private trees, which are memory, do not count.
-        preserve: subtrees (or single files) that belong to the job as a whole, absolute paths in the job's eyes.
-        private: trees of the capsule's own (its /dev/shm, its TMPDIR): captured by content at every checkpoint.
+        limit_bytes: how much file content one checkpoint may copy into staging (``--journal-limit``);
+            reflinks, append-only files and the private trees, which are memory, do not count.
+        preserve: subtrees or single files that belong to the job as a whole; absolute, in the job's eyes.
+        private: trees of the capsule's own (its /dev/shm, its TMPDIR), captured at every checkpoint.
         ignore: ckptrun's own paths, in the job's eyes: never captured, wherever they lie.
     """
 
@@ -83,33 +109,140 @@ class Journal:
         private: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ) -> None:
-        raise NotImplementedError
+        self._limit = limit_bytes
+        self._preserve = tuple(path for path in preserve if not under(path, private))
+        self._private = tuple(private)
+        self._ignore = tuple(ignore)
+        self._last: dict[Ident, Known] = {}
+        self._no_clone: set[int] = set()
+        self._boot = boot_id()
 
     def prepare(self, pids: Sequence[int], put: Put, previous: Mapping[str, Source]) -> Prepared:
         """Read early, with the job running, what the freeze will then find unchanged.
 
         Args:
-            pids: the job's processes as the supervisor's PID namespace counts them, the job root first: paths are
-                looked up in its mount namespace.
-            put: where to store bytes.
-            previous: contents of earlier checkpoints that can still be read, by key: in staging or backed by the
-                store. A content that is not in it is read again from its file.
+            pids: the job's processes as the supervisor's PID namespace counts them, the job root first:
+                paths are looked up in its mount namespace.
+            put: where to store bytes; what it raises goes through.
+            previous: contents of earlier checkpoints that can still be read, by key: in staging or backed
+                by the store. A content that is not in it is read again from its file.
         """
-        raise NotImplementedError
+        root = root_of(pids)
+        early = Early(
+            root=root,
+            taker=Taker(put, self._limit, self._no_clone),
+            last=self._last,
+            previous=previous,
+            timeless=timeless_devices(root),
+        )
+        early.look(scan(pids, root, self._ignore), self._preserve, self._stop())
+        return Prepared(
+            early.known,
+            early.prefixes,
+            early.sources,
+            frozenset(early.reused),
+            early.taker.left,
+            early.copied,
+        )
 
     def capture(self, prepared: Prepared, pids: Sequence[int], put: Put) -> Frozen:
-        """Capture the files as they are now; call it with every task of the job stopped.
+        """Take the files as they are now; call it with every task of the job stopped.
 
-        A file that cannot be captured is recorded as inexact, never an exception; what ``put`` raises goes through.
+        A file that cannot be captured is recorded as inexact, never an exception; what ``put`` raises goes
+        through.
         """
-        raise NotImplementedError
+        root = root_of(pids)
+        found = scan(pids, root, self._ignore)
+        freezing = Freezing(
+            root=root,
+            found=found,
+            taker=Taker(put, prepared.left, self._no_clone),
+            known=prepared.known,
+            prefixes=prepared.prefixes,
+            timeless=timeless_devices(root),
+        )
+        stop = self._stop()
+        for tree in self._private:
+            freezing.tree(tree, stop - {tree}, private=True)
+        for tree in self._preserve:
+            freezing.tree(tree, stop - {tree}, private=False)
+        freezing.candidates()
+        problems = (*freezing.problems, *(("", sentence) for sentence in found.problems))
+        return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared)
 
     def seal(self, frozen: Frozen) -> Capture:
-        """Hash and name what was captured; the job may run. Remembers it as the previous checkpoint's."""
-        raise NotImplementedError
+        """Hash and name what was captured; the job may run. Remembers it as the previous checkpoint's.
+
+        Raises:
+            CorruptError: a captured content cannot be read back.
+        """
+        prepared = frozen.prepared
+        contents: dict[str, Source] = {}
+        records = []
+        last: dict[Ident, Known] = {}
+        for draft in frozen.drafts:
+            parts = []
+            for piece in draft.pieces:
+                if isinstance(piece, Part):
+                    contents.setdefault(piece.key, prepared.sources[piece.key])
+                    parts.append(piece)
+                else:
+                    key = key_of(piece.pieces())
+                    contents.setdefault(key, piece)
+                    parts.append(Part(key, piece.size))
+            record = replace(draft.record, parts=tuple(parts))
+            status = draft.status
+            if status is not None and record.exact:
+                last[status.st_dev, status.st_ino] = Known(
+                    status,
+                    record.parts,
+                    record.holes,
+                    record.xattrs,
+                    draft.trusted,
+                    draft.append_only,
+                    draft.end,
+                )
+                if draft.trusted:
+                    identity = Identity(self._boot, status.st_dev, status.st_ino, status.st_ctime_ns)
+                    record = replace(record, identity=identity)
+            records.append(record)
+        self._last = last
+        return Capture(
+            records=tuple(records),
+            contents=tuple(FileContent(key, source) for key, source in contents.items()),
+            reused=prepared.reused & contents.keys(),
+            bytes_inside=frozen.bytes_inside,
+            bytes_early=prepared.copied,
+            inexact=tuple(printable(path) for path, _ in frozen.problems if path),
+            problems=tuple(sentence for _, sentence in frozen.problems),
+        )
+
+    def _stop(self) -> frozenset[str]:
+        """Return the paths that no tree reaches into: ckptrun's own, and other trees."""
+        return frozenset((*self._ignore, *self._private, *self._preserve))
 
     def resume(self, records: Iterable[FileRecord]) -> None:
-        """Take the records of a checkpoint just rolled back to as the previous checkpoint's, so that its contents count
-        as known (a long log is not read again by the next checkpoint). Call it before the job runs.
+        """Take the records of a checkpoint just rolled back to as those of the previous checkpoint.
+
+        Call it before the job runs: its contents then count as known, and a long log is not read again.
         """
-        raise NotImplementedError
+        self._last = {}
+        for record in records:
+            if record.kind is not Kind.FILE or record.private or record.link or not record.exact:
+                continue
+            try:
+                status = os.lstat(record.path)
+                with open_regular("/", record.path, status) as fd:
+                    end = end_of(fd, record.size) if record.how is How.APPEND else ""
+            except OSError:
+                continue
+            if (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns):
+                self._last[status.st_dev, status.st_ino] = Known(
+                    status,
+                    record.parts,
+                    record.holes,
+                    record.xattrs,
+                    trusted=record.identity is not None and settled(status),
+                    append_only=bool(end),
+                    end=end,
+                )

@@ -1,8 +1,8 @@
-"""What a checkpoint says about one file: `FileRecord`, and how it is written into the manifest's facts and read back.
+"""What a checkpoint says about one file: `FileRecord`, and its form in the manifest's facts.
 
-Used by the rest of the package; the supervisor only carries records between ``Capture``, the facts and ``rollback``.
-A name is bytes to the kernel: paths here are ``os.fsdecode``d (surrogateescape), and go into JSON as plain text where
-they are UTF-8, else as ``{"b64": …}``.
+Used by the rest of the package; the supervisor only carries records between ``Capture``, the facts and
+``rollback``. A name is bytes to the kernel: paths here are ``os.fsdecode``d (surrogateescape), and go into
+JSON as plain text where they are UTF-8, else as ``{"b64": …}``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ RECORDS_VERSION = 1
 
 
 class Kind(enum.StrEnum):
-    """What stands at a path; ``ABSENT`` says that nothing did (a preserved path that the job had not made yet)."""
+    """What stands at a path.
+
+    ``ABSENT``: nothing did (a preserved path not made yet). ``SKIPPED``: a rollback of the subtree does not
+    reach into it: ckptrun's own, another tree, a device, or not readable.
+    """
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -33,6 +37,7 @@ class Kind(enum.StrEnum):
     FIFO = "fifo"
     SOCKET = "socket"
     ABSENT = "absent"
+    SKIPPED = "skipped"
 
 
 class How(enum.StrEnum):
@@ -45,14 +50,14 @@ class How(enum.StrEnum):
     REFLINK = "reflink"
     """Cloned inside the freeze, read after it."""
     UNCHANGED = "unchanged"
-    """Not touched inside the freeze: the same as at the previous checkpoint, or read just before the freeze."""
+    """Not touched inside the freeze: as at the previous checkpoint, or as read just before."""
     NONE = "none"
     """It has no content, or (`FileRecord.exact` is false) none was captured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of a file's data: the key of its `FileContent` (``f-`` and the BLAKE3 of the bytes), and its size in bytes."""
+    """A run of a file's data: the key of its content (``f-`` and the BLAKE3 of the bytes), its size in bytes."""
 
     key: str
     size: int
@@ -60,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What proves a file unchanged without reading it: the boot, device, inode and change time it was captured under."""
+    """What proves a file unchanged without reading it: boot, device, inode and change time."""
 
     boot: str
     dev: int
@@ -86,9 +91,11 @@ class FileRecord:
         target: where a symlink points.
         link: path of the record this one is a further hard link of; content and attributes are there.
         tree: the root of the subtree it was captured with; empty for a file found by being open or mapped.
-        private: it lies in a tree of the capsule's own: populated into the next capsule, never looked for on the host.
+        private: it lies in a tree of the capsule's own: populated into the next capsule, never looked for on
+            the host.
         how: how the content was captured.
-        exact: false: the content was not captured (limit, or not readable); a rollback leaves the file alone and says so.
+        exact: false: the content was not captured (limit, or not readable); a rollback leaves the file alone
+            and says so.
         identity: present where times prove the file unchanged.
     """
 
@@ -109,16 +116,6 @@ class FileRecord:
     how: How = How.NONE
     exact: bool = True
     identity: Identity | None = None
-
-    def extents(self) -> tuple[tuple[int, int], ...]:
-        """Return ``(offset, length)`` of the runs that hold data: the size without the holes."""
-        runs = []
-        position = 0
-        for offset, length in (*self.holes, (self.size, 0)):
-            if offset > position:
-                runs.append((position, offset - position))
-            position = offset + length
-        return tuple(runs)
 
     def to_json(self) -> dict[str, Json]:
         """Return the record for the manifest's facts; fields that say nothing are left out."""
@@ -217,7 +214,7 @@ def records_from_json(value: Json) -> tuple[FileRecord, ...]:
 
 
 def name_to_json(name: str) -> Json:
-    """Return a file name (``os.fsdecode``d) as JSON text, or as ``{"b64": …}`` where its bytes are not UTF-8."""
+    """Return a file name (``os.fsdecode``d) as JSON text, or as ``{"b64": …}`` if it is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -240,7 +237,7 @@ def name_from_json(value: Json) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a name for messages and lists: bytes that are not UTF-8 as ``\\xNN``."""
+    r"""Return a name for messages and lists: bytes that are not UTF-8 as ``\xNN``."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

@@ -1,0 +1,213 @@
+"""The work inside the freeze: one pass over trees and candidates that drafts a record for each file.
+
+Called by `Journal.capture` with the job stopped. Nothing here hashes a content or waits for anything but the
+disk.
+"""
+
+# Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
+# ruff: noqa: PTH115, PTH120
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptrun.errors import CorruptError
+from ckptrun.journal.candidates import Candidate, under
+from ckptrun.journal.contents import open_regular, xattrs_of
+from ckptrun.journal.record import FileRecord, How, Kind
+from ckptrun.journal.taking import Taken, end_of, settled
+from ckptrun.journal.trees import kind_of, resolve, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptrun.journal.candidates import CandidateSet, Ident
+    from ckptrun.journal.taking import Known, Piece, Prefix, Taker
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record whose content is not named yet.
+
+    Args:
+        record: all but the parts.
+        pieces: what the parts will be made of.
+        status: of a regular file with content of its own: what ``fstat`` said when it was read.
+        trusted: see `Known`.
+        append_only: likewise.
+        end: likewise.
+    """
+
+    record: FileRecord
+    pieces: tuple[Piece, ...] = ()
+    status: os.stat_result | None = None
+    trusted: bool = False
+    append_only: bool = False
+    end: str = ""
+
+
+@dataclass(slots=True)
+class Freezing:
+    """One capture: what it may use, and what it has found so far.
+
+    Args:
+        root: prefix through which the job's paths are reached.
+        found: the candidates, scanned inside the freeze.
+        taker: takes contents.
+        known: see `Prepared`.
+        prefixes: likewise.
+        timeless: devices whose times prove nothing.
+    """
+
+    root: str
+    found: CandidateSet
+    taker: Taker
+    known: Mapping[Ident, Known]
+    prefixes: Mapping[Ident, Prefix]
+    timeless: frozenset[int]
+    drafts: list[Draft] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    copied: int = 0
+    seen: dict[Ident, str] = field(default_factory=dict)
+
+    def tree(self, path: str, stop: frozenset[str], *, private: bool) -> None:
+        """Take a whole subtree, or a single file; a preserved one that is missing is recorded as absent."""
+        try:
+            top = resolve(self.root, path)
+        except OSError as error:
+            self._problem(path, f"cannot be followed ({error.strerror})")
+            return
+        unread: list[str] = []
+        empty = True
+        for entry in walk(self.root, top, stop, unread):
+            empty = False
+            self._entry(entry.path, entry.status, top, private=private)
+        for missed in unread:
+            self._skip(missed, top, "cannot be read")
+        for other in sorted(stop):
+            if under(other, (top,)):
+                self.drafts.append(Draft(FileRecord(other, Kind.SKIPPED, tree=top, private=private)))
+        if empty and not unread and not private:
+            self.drafts.append(Draft(FileRecord(top, Kind.ABSENT, tree=top)))
+
+    def candidates(self) -> None:
+        """Take the files that are open for writing or mapped and in no tree, small ones first."""
+        for ident, found in sorted(self.found.files.items(), key=lambda item: item[1].status.st_size):
+            if ident not in self.seen:
+                self.seen[ident] = found.path
+                self._file(found, FileRecord(found.path, Kind.FILE), counted=True)
+        for ident, path in self.found.unnamed.items():
+            if ident not in self.seen:
+                self._problem(path, "is written under a name that it no longer has")
+
+    def _entry(self, path: str, status: os.stat_result, tree: str, *, private: bool) -> None:
+        kind = kind_of(status)
+        if kind is None:
+            self._skip(path, tree, "is a device")
+            return
+        record = FileRecord(path, kind, tree=tree, private=private)
+        if kind is Kind.FILE:
+            ident = (status.st_dev, status.st_ino)
+            first = self.seen.setdefault(ident, path)
+            if first != path:
+                self.drafts.append(Draft(_described(record, status, (), link=first)))
+                return
+            open_now = self.found.files.get(ident)
+            append_only, mapped = (open_now.append_only, open_now.mapped) if open_now else (False, False)
+            self._file(Candidate(path, status, append_only, mapped), record, counted=not private)
+            return
+        target = ""
+        try:
+            if kind is Kind.SYMLINK:
+                target = os.readlink(self._full(path))
+            xattrs = () if kind is Kind.SYMLINK else xattrs_of(self._full(path))
+        except OSError as error:
+            self._skip(path, tree, f"cannot be read ({error.strerror})")
+            return
+        self.drafts.append(Draft(_described(record, status, xattrs, target=target)))
+
+    def _file(self, file: Candidate, record: FileRecord, *, counted: bool) -> None:
+        """Draft a regular file: unchanged, or opened and taken."""
+        status = file.status
+        known = self.known.get((status.st_dev, status.st_ino))
+        if known is not None and not file.mapped and known.still(status):
+            record = _described(record, status, known.xattrs, holes=known.holes, how=How.UNCHANGED)
+            append_only = file.append_only and known.append_only
+            self.drafts.append(
+                Draft(record, known.parts, status, trusted=True, append_only=append_only, end=known.end)
+            )
+            return
+        try:
+            self._open_and_take(file, record, counted=counted)
+        except OSError as error:
+            self._inexact(record, status, f"cannot be read ({error.strerror})")
+        except CorruptError as error:
+            self._inexact(record, status, f"cannot be read ({error.message})")
+
+    def _open_and_take(self, file: Candidate, record: FileRecord, *, counted: bool) -> None:
+        with open_regular(self.root, file.path, file.status) as fd:
+            status = os.fstat(fd)
+            xattrs = xattrs_of(fd)
+            prefix = self.prefixes.get((status.st_dev, status.st_ino))
+            taken: Taken | None = None
+            if file.append_only and prefix is not None:
+                taken = self.taker.tail(fd, status, prefix)
+            if taken is None:
+                folder = os.path.dirname(self._full(file.path))
+                taken = self.taker.whole(fd, status, folder, counted=counted)
+            end = end_of(fd, status.st_size) if file.append_only else ""
+        if taken is None:
+            self._inexact(record, status, "is past the limit for copied files (--journal-limit)")
+            return
+        self.copied += taken.copied
+        trusted = not file.mapped and status.st_dev not in self.timeless and settled(status)
+        record = _described(record, status, xattrs, holes=taken.holes, how=taken.how)
+        self.drafts.append(Draft(record, taken.pieces, status, trusted, file.append_only, end))
+
+    def _inexact(self, record: FileRecord, status: os.stat_result, why: str) -> None:
+        self._problem(record.path, why)
+        self.drafts.append(Draft(_described(record, status, (), exact=False)))
+
+    def _skip(self, path: str, tree: str, why: str) -> None:
+        self._problem(path, why)
+        self.drafts.append(Draft(FileRecord(path, Kind.SKIPPED, tree=tree)))
+
+    def _problem(self, path: str, why: str) -> None:
+        self.problems.append((path, f"{path!r} {why}; a restore of this checkpoint leaves it as it is then"))
+
+    def _full(self, path: str) -> str:
+        return path if self.root == "/" else self.root + path
+
+
+def _described(
+    record: FileRecord,
+    status: os.stat_result,
+    xattrs: tuple[tuple[str, bytes], ...],
+    *,
+    holes: tuple[tuple[int, int], ...] = (),
+    target: str = "",
+    link: str = "",
+    how: How = How.NONE,
+    exact: bool = True,
+) -> FileRecord:
+    """Return a record with what ``lstat`` and the reading said."""
+    return FileRecord(
+        path=record.path,
+        kind=record.kind,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+        size=status.st_size if record.kind is Kind.FILE and not link else 0,
+        holes=holes,
+        xattrs=xattrs,
+        target=target,
+        link=link,
+        tree=record.tree,
+        private=record.private,
+        how=how,
+        exact=exact,
+    )
