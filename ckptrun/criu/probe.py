@@ -31,7 +31,7 @@ _ERROR_LINE = re.compile(
 # Seen on machines where dump and restore work. rlimit: no CAP_SYS_RESOURCE. The TCP words: an ordinary user,
 # whose established connections are closed at a dump; the TCP question below tries exactly that.
 _HARMLESS = re.compile(
-    r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|XDG_RUNTIME_DIR|Dirty tracking is OFF|Does not look good"
+    r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|XDG_RUNTIME_DIR|exited, status=|Dirty tracking is OFF|Does not look good"
 )
 _HARMLESS_UNPRIVILEGED = re.compile(
     r"net: Unexpected error: -1\(Operation not permitted\)|TCP repair mode ON"

@@ -1,0 +1,91 @@
+# The commands of the README. `make setup` needs make, bash and apt-get, or a Python 3.11 or newer with venv.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --retries 10 --timeout 60
+STUB := $(wildcard ckptrun/capsule/stub/*.[ch])
+QUICK := $(filter-out tests/e2e tests/zoo tests/containers tests/gpu tests/bench,$(wildcard tests/*))
+
+# A .venv whose interpreter was upgraded or removed is made anew.
+ifneq ($(wildcard $(VENV)),)
+ifneq ($(shell $(PY) -c 'print("runs")' 2>/dev/null),runs)
+$(shell rm -rf $(VENV))
+endif
+endif
+
+.PHONY: help setup demo test test-quick zoo check bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## .venv with everything, CRIU found or provided
+	@$(PY) -m ckptrun.criu.provision
+
+# Anything that decides what is installed, or the bytes of the static helper, makes this run again.
+$(VENV)/.installed: pyproject.toml hatch_build.py $(STUB) | $(VENV)/.python
+	@for try in 1 2; do
+	  if $(PIP) install --quiet --editable '.[dev,examples]'; then touch $@; exit 0; fi
+	  echo "setup: try $$try of installing the Python packages failed" >&2
+	  sleep 5
+	done
+	exit 1
+
+$(VENV)/.python:
+	@good() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+	find_python() {
+	  for name in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do
+	    if good "$$name"; then echo "$$name"; return; fi
+	  done
+	}
+	missing=()
+	[ -n "$$(find_python)" ] || missing+=(python3 python3-venv)
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+	if [ "$${#missing[@]}" -gt 0 ]; then
+	  if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	    echo "setup: please install $${missing[*]} (Python 3.11 or newer, with venv), then run make setup again" >&2
+	    exit 1
+	  fi
+	  echo "setup: installing $${missing[*]}" >&2
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get -o Acquire::Retries=5 -qq update
+	  apt-get -o Acquire::Retries=5 -qq --yes --no-install-recommends install "$${missing[@]}" >/dev/null
+	fi
+	python=$$(find_python)
+	if [ -z "$$python" ]; then
+	  echo "setup: this system's Python is $$(python3 --version 2>&1); ckptrun needs 3.11 or newer:" \
+	    "install one and run make setup PYTHON=/path/to/python" >&2
+	  exit 1
+	fi
+	rm -rf $(VENV)
+	"$$python" -m venv $(VENV)
+	touch $@
+
+demo: setup ## a real training run, killed on the way, restored, finished
+	@$(PY) examples/demo.py
+
+test: setup ## the test suite
+	@$(PY) -m pytest --ignore=tests/zoo --ignore=tests/bench
+
+test-quick: setup ## the part of it under two minutes
+	@$(PY) -m pytest -m 'not slow' $(QUICK)
+
+zoo: setup ## every program of the zoo, every kill
+	@$(PY) -m pytest tests/zoo
+
+check: setup ## format, lint, types, import contract
+	@$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: setup ## the benchmarks: a table and bench.json
+	@$(PY) tests/bench/run.py --json bench.json
+
+clean: ## remove what setup and the tools made here (a provided CRIU stays)
+	@rm -rf $(VENV) dist build bench.json ckptrun/capsule/stub/bin
+	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
