@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.errors import ConfigurationError, NoCheckpointError
-from ckptrun.settings import resolve_run, resolve_store
+from ckptrun.settings import resolve_run
 from ckptrun.supervisor.control_client import ask
 
 if TYPE_CHECKING:
@@ -70,13 +70,14 @@ def restore_settings(
     The command and its directory are the lineage's own, as its store has them.
 
     Raises:
-        UsageError: the store has no such lineage or checkpoint.
+        UsageError: an option is wrong, or the store has no such lineage or checkpoint.
         NoCheckpointError: the lineage has none yet.
         ConfigurationError: the directory the command ran in is gone.
     """
     from ckptrun.app.stores import existing_lineage, record_of  # noqa: PLC0415 -- the other requests need no store
 
-    lineage = existing_lineage(resolve_store(given, environ, cwd), name)
+    settings = resolve_run((name,), {**given, "name": name}, environ, cwd)  # the command follows
+    lineage = existing_lineage(settings.store, name)
     head = lineage.head()
     if head is None or not head.checkpoints:
         raise NoCheckpointError(
@@ -90,5 +91,4 @@ def restore_settings(
         raise ConfigurationError(
             f"{where}, where {name!r} ran, is no directory here", hint="make it, then try again"
         )
-    settings = resolve_run(command.argv, {**given, "name": name}, environ, cwd)
-    return dataclasses.replace(settings, cwd=where, at=at, resume=True)
+    return dataclasses.replace(settings, command=command.argv, cwd=where, at=at, resume=True)

@@ -116,7 +116,11 @@ def _run(arguments: list[str]) -> int:
     from ckptrun.cli.run import value_options  # noqa: PLC0415 -- 'import ckptrun.cli.main' stays cheap
 
     routed = route(arguments, {*COMMANDS, *NOT_BUILT_COMMANDS}, value_options(), ALONE)
-    result: Any = program.main(routed, prog_name="ckptrun", standalone_mode=False)
+    try:  # not click's main(): it ends a broken pipe with 1, a code that means nothing here
+        with program.make_context("ckptrun", routed) as context:
+            result: Any = program.invoke(context)
+    except click.exceptions.Exit as ended:  # --help, --version
+        result = ended.exit_code
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
 

@@ -52,7 +52,7 @@ _RUN = {
     "no-private-tmp": ("", "Let the job use the machine's own TMPDIR."),
     "forward-usr1": ("", "Pass SIGUSR1 on to the job; else it asks for a checkpoint."),
     "tcp": ("HOW", "What becomes of open TCP connections; only auto so far."),
-    "pass-env": ("NAME", "Give the job a store credential (AWS_…) that it would not get. Repeatable."),
+    "pass-env": ("NAME", "Give the job a store credential (AWS_...) that it would not get. Repeatable."),
     "label": ("K=V", "Noted with the run. Repeatable."),
     "log-format": ("FORMAT", "text or json. Default: text."),
 }
