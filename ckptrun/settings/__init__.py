@@ -6,8 +6,9 @@ then defaults. ``cli`` calls ``resolve_run`` and ``resolve_store``; ``app`` and 
 
 from __future__ import annotations
 
+from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
-from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RestartPolicy, RunSettings, StoreSettings
+from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.resolve import resolve_run, resolve_store
 
 __all__ = [

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckptrun.core.config import Interval, RestartPolicy
 from ckptrun.settings.names import run_directory
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ class KeyChoice:
     kind: KeyKind = KeyKind.NONE
     passphrase: str = field(default="", repr=False)
     path: Path | None = None
-
-
-class RestartPolicy(enum.StrEnum):
-    """When an ended job is started again."""
-
-    ON_FAILURE = "on-failure"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 class LogFormat(enum.StrEnum):
@@ -111,7 +104,7 @@ class RunSettings:
     no_encryption: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     withheld: tuple[str, ...] = ()
-    interval: float | Literal["auto"] | None = "auto"
+    interval: Interval = "auto"
     keep_last: int = 3
     preserve: tuple[Path, ...] = ()
     journal_limit: int = GIB

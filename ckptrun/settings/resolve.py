@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
+from ckptrun.core.config import Interval, RestartPolicy
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
-from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RestartPolicy, RunSettings, StoreSettings
+from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
 from ckptrun.settings.sources import NOT_BUILT, Level, Sources, not_built, read_document
 from ckptrun.settings.units import parse_duration, parse_size
@@ -186,7 +187,7 @@ def _verbosity(sources: Sources) -> int:
     return int(sources.flag("verbose")) - int(sources.flag("quiet"))
 
 
-def _interval(text: str) -> float | Literal["auto"] | None:
+def _interval(text: str) -> Interval:
     if text == "auto":
         return "auto"
     if text == "off":
