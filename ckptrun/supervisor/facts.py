@@ -1,0 +1,106 @@
+"""What a checkpoint must remember besides images and files, and how the manifest says it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.capsule.streams import Position
+from ckptrun.errors import CorruptError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptrun.core.model import Json
+
+FACTS_VERSION = 1
+HELPER_KEY = "helper"
+"""Key of the static helper's bytes among a checkpoint's files: the job root runs from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of one checkpoint.
+
+    Args:
+        position: where the standard streams stood.
+        last_pid: the highest PID in the tree.
+        helper: digest of the static helper the job root runs from.
+        journal: the file records, as the journal writes them.
+        monotonic: the job's CLOCK_MONOTONIC at the freeze, nanoseconds.
+        boottime: the job's CLOCK_BOOTTIME at the freeze, nanoseconds.
+        privilege: what kind of capsule it was made in (`Privilege.kind`).
+        uid: whom the job ran as, inside its capsule.
+        machine: kernel, architecture and CRIU, to be understood by people and checked before a restore.
+    """
+
+    position: Position
+    last_pid: int
+    helper: str
+    journal: Json
+    monotonic: int
+    boottime: int
+    privilege: str
+    uid: int
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the facts for the manifest."""
+        return {
+            "version": FACTS_VERSION,
+            "streams": self.position.to_json(),
+            "last_pid": self.last_pid,
+            "helper": self.helper,
+            "journal": self.journal,
+            "monotonic": self.monotonic,
+            "boottime": self.boottime,
+            "privilege": self.privilege,
+            "uid": self.uid,
+            "machine": dict(self.machine),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Facts:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CorruptError: it does not parse, or is of a version this program does not know.
+        """
+        if value.get("version") != FACTS_VERSION:
+            raise CorruptError(
+                f"the checkpoint's facts are not of version {FACTS_VERSION}",
+                hint="use the version of ckptrun that took it",
+            )
+        try:
+            return cls(
+                Position.from_json(value["streams"]),
+                value["last_pid"],
+                value["helper"],
+                value["journal"],
+                value["monotonic"],
+                value["boottime"],
+                value["privilege"],
+                value["uid"],
+                value["machine"],
+            )
+        except (KeyError, TypeError) as error:
+            raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error
+
+
+def this_machine(criu_version: tuple[int, ...]) -> dict[str, str]:
+    """Return what a restore elsewhere wants to know about this machine."""
+    return {
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "criu": ".".join(map(str, criu_version)),
+        "cpu": _cpu_model(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - one small read
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return ""

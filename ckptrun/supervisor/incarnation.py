@@ -1,0 +1,198 @@
+"""One incarnation of the job: a capsule, its streams, and the report of its end, made exactly once.
+
+The capsule's reader thread calls back here; what the loop must know is posted. An incarnation has *ended* when
+nothing of its capsule lives and its output has been carried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, pid_inside
+from ckptrun.capsule.helper import HIDDEN
+from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
+from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from ckptrun.capsule.capsule import Running
+    from ckptrun.capsule.helper import Helper
+    from ckptrun.capsule.spec import Identity
+    from ckptrun.capsule.streams import Streams
+    from ckptrun.core.events import Event
+    from ckptrun.supervisor.privilege import Privilege
+
+INTERRUPT_SECONDS = 5.0
+"""A job that ends this soon after Ctrl-C ended because of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The user's command, as every fresh incarnation starts it."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    deny_io_uring: bool
+    private_tmp: Path | None
+    privilege: Privilege
+
+
+class Incarnation:
+    """One incarnation, from its capsule to its end."""
+
+    def __init__(
+        self, number: int, job: Job, streams: Streams, post: Callable[[Event], None], on_stop: Callable[[], None]
+    ) -> None:
+        self.number = number
+        self.helper: Helper | None = None
+        self.offsets = Offsets(0, 0)
+        self.started = time.monotonic()
+        self.interrupted = float("-inf")
+        self.ended = threading.Event()
+        self._job = job
+        self._streams = streams
+        self._post = post
+        self._on_stop = on_stop
+        self._lock = threading.Lock()
+        self._live = False
+        self._status: int | None = None
+        self._oom_before = _oom_kills()
+        self._job_pid: int | None = None
+        self.capsule: Capsule
+
+    def open(self, helper: Helper, offsets: Offsets | None = None) -> None:
+        """Make the capsule; main thread only. Raises what `Capsule.start` raises."""
+        shared = {} if self._job.private_tmp is None else {"tmp": self._job.private_tmp}
+        privilege = self._job.privilege
+        spec = CapsuleSpec(helper, shared, privilege.user_namespace, offsets, privilege.owner)
+        self.helper = helper
+        if offsets:
+            self.offsets = offsets
+        self.capsule = Capsule(spec, Callbacks(self._exited, self._stopped, self._gone))
+        self.capsule.start()
+
+    def start_fresh(self) -> None:
+        """Start the user's command. Raises OSError."""
+        assert self.helper is not None
+        wiring = self._streams.wire()
+        rows, columns = self._streams.terminal.size()
+        argv = [self.helper.inside_path, "root", str(wiring.mask), str(rows), str(columns), *self._job.command]
+        try:
+            self.capsule.spawn(
+                Program(
+                    argv,
+                    self.environment(),
+                    self._job.cwd,
+                    wiring.fds(),
+                    self._job.privilege.job,
+                    last_pid=ROOT_PID - 1,
+                    deny_io_uring=self._job.deny_io_uring,
+                )
+            )
+        finally:
+            self._streams.wired()
+
+    def environment(self) -> dict[str, str]:
+        """Return the job's environment."""
+        environment = dict(self._job.environment) | dict(self._job.privilege.environment)
+        if self._job.private_tmp is not None:
+            environment["TMPDIR"] = f"{HIDDEN}/tmp"
+        return environment
+
+    def spawn_criu(self, identity: Identity | None) -> Callable[..., Running]:
+        """Return a function that starts CRIU inside the capsule as `identity`."""
+
+        def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> Running:
+            return self.capsule.spawn(Program(argv, env, "/", fds, identity, pid=self.capsule.next_helper_pid()))
+
+        return spawn
+
+    def make_live(self) -> None:
+        """Say that the job runs: from now on its end is reported as the job's; at once, if it has ended already."""
+        with self._lock:
+            self._live = True
+            report = self.ended.is_set()
+        if report:
+            self._report()
+
+    @property
+    def root_status(self) -> int | None:
+        """Wait status of the job root, once it has ended."""
+        return self._status
+
+    def pids(self) -> list[int]:
+        """Return the PIDs, seen from here, of the job root and every process of the job, the root first."""
+        pids = [(pid, pid_inside(pid) or 0) for pid in self.capsule.host_pids()]
+        ordered = sorted((inside, pid) for pid, inside in pids if inside >= ROOT_PID)
+        return [pid for _, pid in ordered]
+
+    def job_pid(self) -> int | None:
+        """Return the PID, seen from here, of the job's first process."""
+        if self._job_pid is None or not psutil.pid_exists(self._job_pid):
+            self._job_pid = self.capsule.host_pid(ROOT_PID + 1)
+        return self._job_pid
+
+    def root(self) -> str:
+        """Return the capsule's root directory, as this process can open it."""
+        return f"/proc/{self.capsule.init_pid}/root"
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the job; the job root passes it on."""
+        self.capsule.kill(ROOT_PID, signum)
+
+    def destroy(self) -> None:
+        """End everything of this incarnation."""
+        with contextlib.suppress(AttributeError):
+            self.capsule.destroy()
+
+    def _exited(self, pid: int, status: int) -> None:
+        if pid == ROOT_PID:
+            with self._lock:
+                self._status = status
+            self.capsule.destroy()
+
+    def _stopped(self, pid: int) -> None:
+        if pid == ROOT_PID:
+            self._on_stop()
+
+    def _gone(self) -> None:
+        if self._streams.wiring is not None:
+            self._streams.incarnation_ended()
+        with self._lock:
+            self.ended.set()
+            report = self._live
+        if report:
+            self._report()
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if self._status is None:
+            self._post(CapsuleGone(now, self.number))
+            return
+        code = os.waitstatus_to_exitcode(self._status)
+        after = now - self.interrupted < INTERRUPT_SECONDS
+        if code >= 0:
+            outcome = Outcome(code=code, after_interrupt=after)
+        else:
+            oom = -code == 9 and _oom_kills() > self._oom_before
+            outcome = Outcome(signal=-code, oom=oom, after_interrupt=after)
+        self._post(JobEnded(now, self.number, outcome))
+
+
+def _oom_kills() -> int:
+    """Return how many processes this machine's kernel has killed for memory."""
+    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:  # noqa: PTH123 - one small read
+        for line in file:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,55 @@
+"""Answers what commands ask of this run over the control socket."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ckptrun.supervisor.control import ControlServer, Message, Reply, failure
+from ckptrun.errors import DumpError
+
+if TYPE_CHECKING:
+    from ckptrun.settings import RunSettings
+    from ckptrun.supervisor.shell import Parts, Shell
+
+
+def serve(shell: Shell, parts: Parts, settings: RunSettings) -> ControlServer:
+    """Start answering; requests are carried out by the loop."""
+    started = time.monotonic()
+
+    def handle(request: Message, reply: Reply) -> None:
+        shell.enqueue(lambda: answer(request, reply))
+
+    def answer(request: Message, reply: Reply) -> None:
+        match request.get("request"):
+            case "status":
+                reply({"ok": True, **_status(shell, parts, time.monotonic() - started)})
+            case "checkpoint":
+                shell.request(_telling(reply), wait=bool(request.get("wait")))
+            case "stop":
+                shell.at_end(lambda: reply({"ok": True, "id": shell.newest()}))
+                shell.stop()
+
+    server = ControlServer(settings.run_dir, handle)
+    server.start()
+    return server
+
+
+def _telling(reply: Reply):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a closure of one line
+    def tell(checkpoint: str | None, error: str | None) -> None:
+        reply(failure(DumpError(error)) if error is not None else {"ok": True, "id": checkpoint})
+
+    return tell
+
+
+def _status(shell: Shell, parts: Parts, uptime: float) -> Message:
+    incarnation = shell.incarnation
+    return {
+        "pid": os.getpid(),
+        "job_pid": incarnation.job_pid() if incarnation and incarnation.capsule.init_pid else None,
+        "incarnation": incarnation.number if incarnation else 0,
+        "uptime_seconds": uptime,
+        "staging_bytes": parts.arena.held,
+        **shell.figures(),
+    }

@@ -1,0 +1,179 @@
+"""Restores one checkpoint: facts, files, capsule, CRIU, proof of life.
+
+Runs in a worker thread; answers each `RestoreJob` with RestoreSucceeded or RestoreFailed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptrun.capsule import helper as helpers
+from ckptrun.capsule.spec import Offsets
+from ckptrun.core.events import RestoreFailed, RestoreSucceeded
+from ckptrun.criu import engine
+from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError
+from ckptrun.journal import populate, records_from_json, rollback
+from ckptrun.supervisor.facts import HELPER_KEY, Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptrun.capsule.helper import Helper
+    from ckptrun.core.commands import RestoreJob
+    from ckptrun.core.model import Source
+    from ckptrun.supervisor.checkpointing import Tools
+    from ckptrun.supervisor.incarnation import Incarnation
+
+RESTORE_SECONDS = 600.0
+"""CRIU may take this long: reading a large job from a slow store."""
+PROOF_SECONDS = 0.1
+"""A restored tree that dies of a signal within this time was not restored; CRIU's zero exit is no proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A checkpoint as a restore needs it, wherever it lies."""
+
+    facts: Facts
+    streams: Mapping[str, Source]
+    files: Mapping[str, Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a restore puts things: what a rollback removes, carried helpers, the job's private TMPDIR."""
+
+    aside: Path
+    helpers: Path
+    private_tmp: Path | None
+
+
+class Restorer:
+    """Restores checkpoints of one run.
+
+    Args:
+        tools: see `Tools`.
+        folders: see `Folders`.
+        fetch: returns a checkpoint by id, from local memory if asked to; raises CkptrunError.
+        open_capsule: has the main thread make an incarnation's capsule.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        folders: Folders,
+        fetch: Callable[[str, bool], Images],
+        open_capsule: Callable[[Incarnation, Helper, Offsets | None], None],
+    ) -> None:
+        self._tools = tools
+        self._folders = folders
+        self._fetch = fetch
+        self._open_capsule = open_capsule
+
+    def restore(self, command: RestoreJob, incarnation: Incarnation) -> None:
+        """Restore and post how it went."""
+        post, number, checkpoint = self._tools.post, command.incarnation, command.checkpoint
+        try:
+            self._restore(command, incarnation)
+        except CkptrunError as error:
+            incarnation.destroy()
+            post(
+                RestoreFailed(
+                    time.monotonic(),
+                    number,
+                    checkpoint,
+                    str(error),
+                    corrupt=isinstance(error, CorruptError),
+                    transient=isinstance(error, StoreUnreachableError),
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
+            incarnation.destroy()
+            post(RestoreFailed(time.monotonic(), number, checkpoint, repr(error)))
+        else:
+            post(RestoreSucceeded(time.monotonic(), number))
+            incarnation.make_live()
+
+    def _restore(self, command: RestoreJob, incarnation: Incarnation) -> None:
+        tools = self._tools
+        images = self._fetch(command.checkpoint, command.local)
+        facts = images.facts
+        self._check(facts)
+        records = records_from_json(facts.journal)
+        report = rollback(records, images.files.__getitem__, aside=self._folders.aside)
+        for problem in report.problems:
+            tools.note(problem)
+        tools.streams.rewind_input(facts.position)
+        self._empty_private_tmp()
+        helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
+        self._open_capsule(incarnation, helper, self._offsets(facts))
+        populate(records, images.files.__getitem__, Path(incarnation.root()))
+        self._run_criu(incarnation, images, facts, helper)
+        tools.journal.resume(records)
+        self._prove(incarnation)
+
+    def _check(self, facts: Facts) -> None:
+        """Refuse what cannot work before anything is touched."""
+        ours = self._tools.privilege
+        if (facts.privilege, facts.uid) != (ours.kind, ours.uid):
+            raise RestoreError(
+                f"the checkpoint was made by a run of kind {facts.privilege!r} with uid {facts.uid}, "
+                f"this one is of kind {ours.kind!r} with uid {ours.uid}",
+                hint="run the command as the same user as before",
+            )
+        architecture = facts.machine.get("architecture", "")
+        if architecture != os.uname().machine:
+            raise RestoreError(f"the checkpoint was made on {architecture}, this machine is {os.uname().machine}")
+
+    def _offsets(self, facts: Facts) -> Offsets | None:
+        """Where CRIU leaves the clocks alone, the capsule makes them go on from where they stood."""
+        if not self._tools.privilege.unprivileged:
+            return None
+        return Offsets(
+            facts.monotonic - time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+            facts.boottime - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        )
+
+    def _empty_private_tmp(self) -> None:
+        folder = self._folders.private_tmp
+        if folder is not None:
+            make_private_tmp(folder, self._tools.privilege.owner)
+
+    def _run_criu(self, incarnation: Incarnation, images: Images, facts: Facts, helper: Helper) -> None:
+        tools = self._tools
+        folder = tools.workplace / "restore"
+        engine.clean(folder)
+        place = engine.Place(tools.criu, folder, helper.inside_path, tools.privilege.unprivileged)
+        wiring = tools.streams.rewire(facts.position)
+        try:
+            inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
+            request = engine.RestoreRequest(images.streams, facts.last_pid, inherit)
+            engine.restore(place, request, incarnation.spawn_criu(None), RESTORE_SECONDS)
+        finally:
+            tools.streams.wired()
+
+    def _prove(self, incarnation: Incarnation) -> None:
+        """Check that the tree lives and holds its streams."""
+        incarnation.ended.wait(PROOF_SECONDS)
+        status = incarnation.root_status
+        if status is not None and os.WIFSIGNALED(status):
+            raise RestoreError(f"the restored job died at once of signal {os.WTERMSIG(status)}")
+        if status is None and incarnation.ended.is_set():
+            raise RestoreError("the restored job's capsule ended at once")
+
+
+def make_private_tmp(folder: Path, owner: tuple[int, int] | None) -> None:
+    """Make the job's TMPDIR, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    if owner:
+        os.chown(folder, *owner)
+
+
+def _content(source: Source) -> bytes:
+    return b"".join(bytes(piece) for piece in source.pieces())

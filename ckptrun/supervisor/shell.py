@@ -1,0 +1,283 @@
+"""The loop: takes events, asks the core what to do, does it.
+
+One thread, the main one: it must be, because a capsule dies with the thread that made it. Everything slow runs in
+worker threads, which post events; `in_main` lets them have something done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ckptrun.core import commands as c
+from ckptrun.core import events as e
+from ckptrun.core.machine import step
+from ckptrun.core.restart import describe
+from ckptrun.core.state import initial
+from ckptrun.errors import CkptrunError
+from ckptrun.supervisor import signals
+from ckptrun.supervisor.incarnation import Incarnation, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptrun.capsule.helper import Helper
+    from ckptrun.capsule.streams import Streams
+    from ckptrun.core.config import Config
+    from ckptrun.core.state import State
+    from ckptrun.criu.staging import Arena
+    from ckptrun.supervisor.checkpointing import Checkpointer
+    from ckptrun.supervisor.restoring import Restorer
+    from ckptrun.supervisor.staged import LocalCopies
+    from ckptrun.supervisor.vault import Vault
+    from ckptrun.telemetry.events import EventLog
+    from ckptrun.telemetry.speak import Speaker
+
+Task: TypeAlias = "Callable[[], None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the shell drives; made by ``app.run``."""
+
+    job: Job
+    helper: Helper
+    streams: Streams
+    checkpointer: Checkpointer
+    restorer: Restorer
+    copies: LocalCopies
+    vault: Vault
+    arena: Arena
+    diary: EventLog
+    speaker: Speaker
+
+
+class Shell:
+    """Runs one job from its start to its end."""
+
+    def __init__(self, config: Config, *, grace: float, forward_usr1: bool) -> None:
+        self._queue: queue.SimpleQueue[e.Event | Task] = queue.SimpleQueue()
+        self._config = config
+        self._grace = grace
+        self._forward_usr1 = forward_usr1
+        self._wake = float("inf")
+        self._waiters: dict[int, Callable[[str | None, str | None], None]] = {}
+        self._on_end: list[Callable[[], None]] = []
+        self._finish: c.Finish | None = None
+        self._started = time.monotonic()
+        self._parts: Parts
+        self.state: State
+        self.incarnation: Incarnation | None = None
+
+    def post(self, event: e.Event) -> None:
+        """Take an event; any thread."""
+        self._queue.put(event)
+
+    def in_main(self, work: Callable[[], None]) -> None:
+        """Have the main thread do something, and wait for it; raises what it raises."""
+        done: Future[None] = Future()
+
+        def task() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it belongs to the waiting thread
+                done.set_exception(error)
+
+        self._queue.put(task)
+        done.result()
+
+    def open_capsule(self, incarnation: Incarnation, helper: Helper, offsets: object) -> None:
+        """Make an incarnation's capsule; any thread but the main one."""
+        self.in_main(lambda: incarnation.open(helper, offsets))  # type: ignore[arg-type]
+
+    def run(self, parts: Parts, plan: e.Fresh | e.Resume) -> c.Finish:
+        """Run the job; main thread only."""
+        self._parts = parts
+        self.state = initial(self._config)
+        signals.watch(self._signalled)
+        parts.streams.terminal.enter()
+        parts.speaker.raw = parts.streams.terminal.raw
+        try:
+            self._step(e.Begin(time.monotonic(), plan))
+            while self._finish is None:
+                self._take_one()
+        finally:
+            if self.incarnation:
+                self.incarnation.destroy()
+            parts.streams.terminal.leave()
+            parts.speaker.raw = False
+            for tell in self._on_end:
+                tell()
+        return self._finish
+
+    def _take_one(self) -> None:
+        try:
+            item = self._queue.get(timeout=self._patience())
+        except queue.Empty:
+            self._wake = float("inf")
+            self._step(e.Tick(time.monotonic()))
+            return
+        if callable(item):
+            item()
+        else:
+            self._step(item)
+
+    def _patience(self) -> float | None:
+        return None if self._wake == float("inf") else max(self._wake - time.monotonic(), 0.0)
+
+    def _step(self, event: e.Event) -> None:
+        self.state, commands = step(self.state, event)
+        for command in commands:
+            self._execute(command)
+
+    def _execute(self, command: c.Command) -> None:  # noqa: C901, PLR0912 - one case per command
+        parts = self._parts
+        match command:
+            case c.StartJob(number):
+                self._start_fresh(number)
+            case c.RestoreJob(number):
+                incarnation = self._new_incarnation(number)
+                self._worker(f"restore {number}", lambda: parts.restorer.restore(command, incarnation))
+            case c.TakeCheckpoint():
+                if target := self.incarnation:
+                    self._worker(f"dump {command.id}", lambda: parts.checkpointer.take(command, target))
+            case c.AbandonDump():
+                parts.checkpointer.abandon()
+            case c.ReleaseHold():
+                parts.checkpointer.release()
+            case c.Upload(checkpoint):
+                if staged := parts.copies.get(checkpoint):
+                    parts.vault.upload(staged)
+            case c.DropLocal(checkpoint):
+                parts.copies.drop(checkpoint)
+                self._warm_up()
+            case c.SignalJob(signum):
+                if self.incarnation:
+                    self.incarnation.signal(signum)
+            case c.KillCapsule(number):
+                if self.incarnation and self.incarnation.number == number:
+                    self._worker("kill", self.incarnation.destroy)
+            case c.MarkBad(checkpoint, reason):
+                parts.vault.mark_bad(checkpoint, reason)
+            case c.WakeAt(when):
+                self._wake = when
+            case c.Answer(waiter, checkpoint_id, error):
+                if reply := self._waiters.pop(waiter, None):
+                    reply(checkpoint_id, error)
+            case c.Say(level, text):
+                say = {"error": parts.speaker.error, "normal": parts.speaker.say}.get(level, parts.speaker.detail)
+                say(text)
+            case c.Record(name, fields):
+                parts.diary.emit(name, **fields)
+            case c.Finish():
+                self._finish = command
+
+    def _worker(self, name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _new_incarnation(self, number: int) -> Incarnation:
+        parts = self._parts
+        self.incarnation = Incarnation(number, parts.job, parts.streams, self.post, self._job_stopped)
+        return self.incarnation
+
+    def _start_fresh(self, number: int) -> None:
+        incarnation = self._new_incarnation(number)
+        try:
+            incarnation.open(self._parts.helper)
+            incarnation.start_fresh()
+        except (CkptrunError, OSError) as error:
+            incarnation.destroy()
+            code = error.exit_code if isinstance(error, CkptrunError) else 70
+            self.post(e.StartFailed(time.monotonic(), number, str(error), code))
+            return
+        self.post(e.JobStarted(time.monotonic(), number))
+        incarnation.make_live()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Have staging ready for the next dump."""
+        self._parts.arena.prepare(self._parts.checkpointer.last_size, self._staging_ready)
+
+    def _staging_ready(self) -> None:
+        self.post(e.StagingReady(time.monotonic()))
+
+    def _signalled(self, signum: int, from_terminal: bool) -> None:
+        """Turn a signal into work for the loop; called in the signals' thread."""
+        self._queue.put(lambda: self._signal(signum, from_terminal))
+
+    def _signal(self, signum: int, from_terminal: bool) -> None:
+        incarnation = self.incarnation
+        match signum:
+            case signal.SIGWINCH:
+                self._parts.streams.resize()
+            case signal.SIGUSR1 if not self._forward_usr1:
+                self._step(e.CheckpointRequested(time.monotonic()))
+            case signal.SIGCONT:
+                self._continue()
+            case signal.SIGINT | signal.SIGQUIT | signal.SIGTSTP if from_terminal:
+                if incarnation:
+                    incarnation.interrupted = time.monotonic()
+                    incarnation.signal(signum)
+            case signal.SIGTERM | signal.SIGINT | signal.SIGHUP:
+                self.stop(signum)
+            case _:
+                if incarnation:
+                    incarnation.signal(signum)
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        """Checkpoint, then stop; main thread only."""
+        self._step(e.StopRequested(time.monotonic(), self._grace, signum))
+
+    def request(self, reply: Callable[[str | None, str | None], None], *, wait: bool) -> None:
+        """Take a checkpoint for somebody who waits for its id or the error; main thread only."""
+        waiter = max(self._waiters, default=0) + 1
+        self._waiters[waiter] = reply
+        self._step(e.CheckpointRequested(time.monotonic(), waiter, wait=wait))
+
+    def figures(self) -> dict[str, object]:
+        """Return what the machine knows of the run, in the words of ``ckptrun status --json``."""
+        state, now = self.state, time.monotonic()
+        failure, due = state.last_failure, state.cadence.due
+        return {
+            "restarts": state.restarts,
+            "last_failure": describe(failure.code, failure.signal, oom=failure.oom) if failure else None,
+            "next_checkpoint_seconds": max(due - now, 0.0) if due is not None else None,
+            "current": f"{state.phase}, dumping {state.dump.id}" if state.dump else str(state.phase),
+        }
+
+    def newest(self) -> str | None:
+        """Return the id of the newest good checkpoint."""
+        return self.state.newest.id if self.state.newest else None
+
+    def at_end(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when the run is over."""
+        self._on_end.append(tell)
+
+    def enqueue(self, task: Task) -> None:
+        """Have the main thread do something, without waiting; any thread."""
+        self._queue.put(task)
+
+    def _job_stopped(self) -> None:
+        """The job was suspended at its terminal: suspend ckptrun too, as a shell expects."""
+        self._queue.put(self._suspend)
+
+    def _suspend(self) -> None:
+        self._parts.streams.terminal.leave()
+        self._parts.speaker.raw = False
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _continue(self) -> None:
+        streams = self._parts.streams
+        streams.terminal.enter()
+        self._parts.speaker.raw = streams.terminal.raw
+        streams.resize()
+        if self.incarnation:
+            with contextlib.suppress(AttributeError):
+                self.incarnation.signal(signal.SIGCONT)

@@ -1,0 +1,48 @@
+"""Signals sent to ckptrun, turned into calls: a thread waits for them, handlers only enqueue.
+
+Signals are blocked in every thread, so nothing is ever interrupted by one. The kernel says who sent each: a terminal's
+Ctrl-C (sent by the kernel) goes to the job, ``kill -INT`` (sent by a process) asks ckptrun to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HANDLED = frozenset(
+    {
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTSTP,
+        signal.SIGCONT,
+        signal.SIGWINCH,
+    }
+)
+
+
+def block() -> None:
+    """Block them in this thread and every one started after; call it first of all, in the main thread.
+
+    SIGHUP that is ignored (nohup) stays ignored.
+    """
+    ignored = {sig for sig in HANDLED if signal.getsignal(sig) is signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED - ignored)
+
+
+def watch(handle: Callable[[int, bool], None]) -> None:
+    """Start the thread; `handle` gets a signal's number and whether a terminal sent it, and must only enqueue."""
+
+    def work() -> None:
+        while True:
+            info = signal.sigwaitinfo(HANDLED)
+            handle(info.si_signo, info.si_code > 0)
+
+    threading.Thread(target=work, name="signals", daemon=True).start()

@@ -1,0 +1,159 @@
+"""The run's side of the store: uploads one at a time, the lease's heartbeat, and a store that comes late.
+
+A store that cannot be reached never stops the job: a run may begin without a writer, says so, and tries again with
+every upload.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptrun.core.events import CommitFailed, Committed, Fenced
+from ckptrun.errors import CkptrunError, FencedError, StoreUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptrun.core.events import Event
+    from ckptrun.core.model import CheckpointRecord
+    from ckptrun.store.repository import Keep, Lineage, RunInfo, StoredCheckpoint, Writer
+    from ckptrun.supervisor.staged import Staged
+
+RENEW_SECONDS = 5.0
+
+
+class Vault:
+    """The store as one run sees it.
+
+    Args:
+        lineage: to read from.
+        writer: the lease, or None when the store could not be reached.
+        connect: tries to get it; raises CkptrunError.
+        keep: retention.
+        post: takes events.
+        note: takes one sentence for the user.
+    """
+
+    def __init__(
+        self,
+        lineage: Lineage,
+        writer: Writer | None,
+        connect: Callable[[], Writer],
+        keep: Keep,
+        post: Callable[[Event], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._lineage = lineage
+        self._writer = writer
+        self._connect = connect
+        self._keep = keep
+        self._post = post
+        self._note = note
+        self._uploads = ThreadPoolExecutor(1, "upload")
+        self._stop = threading.Event()
+        self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._out_of_reach = False
+        self._run: RunInfo | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """Record that the run has begun, and keep the lease alive from now on."""
+        self._run = run
+        if self._writer:
+            self._writer.set_run(run)
+        self._renewal.start()
+
+    def upload(self, staged: Staged) -> None:
+        """Put a checkpoint into the store and commit it, in the background; posts how it went."""
+        self._uploads.submit(self._upload, staged)
+
+    def load(self, checkpoint: str) -> StoredCheckpoint:
+        """Return a committed checkpoint; CkptrunError if it cannot be read."""
+        return self._lineage.load(self.record(checkpoint))
+
+    def record(self, checkpoint: str) -> CheckpointRecord:
+        """Return what HEAD says about a checkpoint.
+
+        Raises:
+            StoreError: HEAD has it no more, or cannot be read.
+        """
+        for record in self._lineage.checkpoints():
+            if record.id == checkpoint:
+                return record
+        raise StoreUnreachableError(f"checkpoint {checkpoint} is not in the store any more")
+
+    def mark_bad(self, checkpoint: str, reason: str) -> None:
+        """Take a corrupt checkpoint out of the lineage, in the background."""
+
+        def work() -> None:
+            try:
+                if self._writer:
+                    self._writer.drop([checkpoint], reason)
+            except CkptrunError as error:
+                self._note(f"corrupt checkpoint {checkpoint} stays listed: {error}")
+
+        self._uploads.submit(work)
+
+    def close(self, run: RunInfo) -> None:
+        """Record how the run ended and give the lease back; says so when that fails."""
+        self._stop.set()
+        self._uploads.shutdown(wait=False, cancel_futures=True)
+        if self._writer is None:
+            return
+        try:
+            self._writer.close(run)
+        except CkptrunError as error:
+            self._note(f"the end of this run could not be recorded: {error}")
+
+    def _upload(self, staged: Staged) -> None:
+        started = time.monotonic()
+        checkpoint = staged.snapshot.id
+        try:
+            writer = self._connected()
+            before = {record.id for record in self._lineage.checkpoints()} if self._lineage.exists() else set()
+            prepared = writer.put(staged.snapshot, frozen_seconds=staged.frozen_seconds)
+            record = writer.commit(prepared, keep=self._keep)
+            left = {record.id for record in self._lineage.checkpoints()}
+        except FencedError as error:
+            self._post(Fenced(time.monotonic(), str(error)))
+        except CkptrunError as error:
+            self._post(CommitFailed(time.monotonic(), checkpoint, str(error), transient=True))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on and the upload is tried again
+            self._post(CommitFailed(time.monotonic(), checkpoint, repr(error), transient=True))
+        else:
+            now = time.monotonic()
+            self._post(Committed(now, checkpoint, record.seq, now - started, tuple(sorted(before - left))))
+
+    def _connected(self) -> Writer:
+        if self._writer is None:
+            self._writer = self._connect()
+            self._note("the store can be reached now")
+            if self._run:
+                self._writer.set_run(self._run)
+        return self._writer
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            if self._writer is None:
+                continue
+            try:
+                self._writer.renew()
+            except FencedError as error:
+                self._post(Fenced(time.monotonic(), str(error)))
+                return
+            except CkptrunError as error:
+                if not self._out_of_reach:
+                    self._note(f"the store cannot be reached, the job runs on: {error}")
+                self._out_of_reach = True
+            else:
+                if self._out_of_reach:
+                    self._note("the store can be reached again")
+                self._out_of_reach = False
+
+
+def ended(run: RunInfo, **changes: object) -> RunInfo:
+    """Return the run's record with `changes`."""
+    return replace(run, **changes)  # type: ignore[arg-type]
