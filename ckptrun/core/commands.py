@@ -1,7 +1,7 @@
-"""What the machine tells the shell to do: instructions, in order, each carried out without waiting for its end.
+"""What the machine tells the shell to do: instructions in order; the shell waits for the end of none.
 
-Made by `ckptrun.core.machine.step`, executed by ``ckptrun.supervisor``, which feeds the results back as events.
-The docstring of a command names the events that answer it.
+Made by `ckptrun.core.machine.step`, executed by ``ckptrun.supervisor``, which feeds the results back as
+events. The docstring of a command names the events that answer it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TakeCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class AbandonDump:
-    """Give a running dump up and let the job go on. Still answered by DumpFailed (or DumpFinished, if late)."""
+    """Give a running dump up, the job goes on. Still answered: by DumpFailed, or DumpFinished if too late."""
 
     id: str
 
@@ -99,7 +99,7 @@ class SignalJob:
 
 @dataclass(frozen=True, slots=True)
 class KillCapsule:
-    """Kill an incarnation with everything in it, frozen or not. Answer: CapsuleGone (or JobEnded, if it was faster)."""
+    """Kill an incarnation and all in it, frozen or not. Answer: CapsuleGone, or JobEnded if faster."""
 
     incarnation: int
 

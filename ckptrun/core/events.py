@@ -1,11 +1,11 @@
 """What the shell tells the machine: facts that have happened, each with the moment it was seen.
 
-Made by ``ckptrun.supervisor``, consumed by `ckptrun.core.machine.step`. Nothing here decides anything. ``now`` is
-seconds on one monotonic clock and never goes back from one event to the next.
+Made by ``ckptrun.supervisor``, consumed by `ckptrun.core.machine.step`. Nothing here decides anything.
+``now`` is seconds on one monotonic clock; an event queued late counts as of the latest moment seen so far.
 
-An *incarnation* is numbered by the machine (`StartJob`, `RestoreJob`), from 1. Each one ends with exactly one of
-`StartFailed`, `RestoreFailed`, `JobEnded` or `CapsuleGone`; by the time it is reported nothing of the capsule lives.
-A later report about an incarnation that has ended is a straggler: the machine takes it and does nothing.
+An *incarnation* is numbered by the machine (`StartJob`, `RestoreJob`), from 1. Each one ends with exactly one
+of `StartFailed`, `RestoreFailed`, `JobEnded` or `CapsuleGone`; by the time that is reported, nothing of its
+capsule lives. A later report about an incarnation that has ended is a straggler: taken, and nothing is done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A committed checkpoint that a run may resume from; ``local`` if a complete copy is in this machine's memory."""
+    """A committed checkpoint to resume from; ``local`` if this machine's memory has a complete copy."""
 
     id: str
     seq: int
@@ -168,7 +168,7 @@ class CheckpointRequested:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Checkpoint and stop, within ``grace`` seconds; the job gets ``signum`` if that fails. A second one kills."""
+    """Checkpoint and stop in ``grace`` seconds; failing that, the job gets ``signum``. A second one kills."""
 
     now: float
     grace: float

@@ -1,0 +1,206 @@
+"""The region of checkpoints: requests, the one dump, local copies. Handlers of the machine's table.
+
+Uploads are in `ckptrun.core.uploading`; which event may come when is the table's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptrun.core.commands import DETAIL, NORMAL, DropLocal, ReleaseHold, TakeCheckpoint
+from ckptrun.core.model import Trigger
+from ckptrun.core.state import Checkpoint, Dump, Phase, Request, StopStage, Stored
+
+if TYPE_CHECKING:
+    from ckptrun.core.events import (
+        CheckpointRequested,
+        DumpFailed,
+        DumpFinished,
+        StagingLost,
+        StagingReady,
+    )
+    from ckptrun.core.state import State
+    from ckptrun.core.turn import Turn
+
+
+def requested(turn: Turn, event: CheckpointRequested) -> None:
+    """Queue a request; one dump answers all that are queued when it begins."""
+    request = Request(event.waiter, event.label, event.wait)
+    turn.change(requests=(*turn.state.requests, request))
+
+
+def refused(turn: Turn, event: CheckpointRequested) -> None:
+    """Tell a requester that it is too late."""
+    turn.answer((Request(event.waiter, event.label, event.wait),), error="the run is stopping")
+
+
+def staging_ready(turn: Turn, event: StagingReady) -> None:
+    """Dumps have a place to go to."""
+    del event
+    turn.change(staging_ready=True)
+
+
+def staging_lost(turn: Turn, event: StagingLost) -> None:
+    """A local copy is gone: what was not committed is lost, unless its upload has read it already."""
+    checkpoint = turn.state.find(event.id)
+    if checkpoint is None or not checkpoint.local:
+        return  # dropped at the same moment
+    turn.amend(event.id, local=False)
+    turn.record("staging-lost", id=event.id)
+    if checkpoint.stored in (Stored.PENDING, Stored.NOT):
+        turn.discard(replace(checkpoint, local=False), "its local copy was lost before it was committed")
+
+
+def dump_finished(turn: Turn, event: DumpFinished) -> None:
+    """A dump is complete: the checkpoint is staged, or nobody wants it any more."""
+    dump = _answered(turn, event.id)
+    if dump.abandoned:
+        if dump.hold:
+            turn.emit(ReleaseHold(dump.id))
+        turn.emit(DropLocal(dump.id))
+        return
+    turn.record(
+        "checkpoint-staged",
+        id=dump.id,
+        trigger=dump.trigger.value,
+        frozen_seconds=event.frozen_seconds,
+        memory_bytes=event.memory_bytes,
+    )
+    turn.say(DETAIL, f"checkpoint {dump.id} is complete; the job was frozen for {event.frozen_seconds:.3f} s")
+    turn.answer(tuple(r for r in dump.requests if not r.wait), id=dump.id)
+    waiting = tuple(r for r in dump.requests if r.wait)
+    waiting += _supersede(turn, urgent=dump.trigger is Trigger.PREEMPTION)
+    new = Checkpoint(
+        dump.id, Stored.PENDING, local=True, frozen_seconds=event.frozen_seconds, requests=waiting
+    )
+    turn.change(
+        checkpoints=(*turn.state.checkpoints, new),
+        cadence=turn.state.cadence.staged(turn.now, event.frozen_seconds),
+        failures=turn.state.failures.progressed(),
+    )
+
+
+def dump_failed(turn: Turn, event: DumpFailed) -> None:
+    """No checkpoint came of it; the job runs on, and the next try waits longer each time."""
+    dump = _answered(turn, event.id)
+    if dump.abandoned:
+        return
+    kind = "checkpoint-skipped" if event.skipped else "checkpoint-failed"
+    turn.record(kind, id=dump.id, trigger=dump.trigger.value, reason=event.reason)
+    if event.skipped:
+        turn.say(DETAIL, f"checkpoint {dump.id} was skipped: {event.reason}")
+        turn.change(cadence=turn.state.cadence.skipped(turn.now, event.retry_after))
+    else:
+        first = turn.state.cadence.failures == 0
+        turn.say(NORMAL if first else DETAIL, f"checkpoint {dump.id} failed: {event.reason}; the job runs on")
+        turn.change(cadence=turn.state.cadence.failed(turn.now, event.retry_after))
+    later = "" if event.retry_after is None else f"; another try makes sense in {event.retry_after:g} s"
+    turn.answer(dump.requests, error=f"checkpoint {dump.id} failed: {event.reason}{later}")
+
+
+def pump(turn: Turn) -> None:
+    """Start the dump that is wanted most, if one can be started now."""
+    state = turn.state
+    if not _may_dump(state):
+        return
+    if state.phase is Phase.STOPPING:
+        if state.stop is not None and state.stop.next_try <= turn.now and _make_room(turn, urgent=True):
+            _dump(turn, Trigger.PREEMPTION, hold=True, deadline=state.stop.checkpoint_by)
+    elif state.requests:
+        if _make_room(turn):
+            _dump(turn, Trigger.REQUEST)
+    elif _interval_open(state) and state.cadence.due is not None and state.cadence.due <= turn.now:
+        _make_room(turn)
+        _dump(turn, Trigger.INTERVAL)
+
+
+def alarms(state: State) -> list[float]:
+    """Return when time alone will start a dump."""
+    if not _may_dump(state):
+        return []
+    if state.stop is not None:
+        return [state.stop.next_try] if state.stop.next_try > state.now else []
+    if state.cadence.due is not None and _interval_open(state):
+        return [state.cadence.due]
+    return []
+
+
+def _may_dump(state: State) -> bool:
+    """Whether the job can be dumped at all: it runs, staging is there, and no other dump is in flight."""
+    wanted = state.phase is Phase.RUNNING or (
+        state.stop is not None
+        and state.phase is Phase.STOPPING
+        and state.stop.stage is StopStage.CHECKPOINTING
+    )
+    return wanted and state.staging_ready and state.dump is None
+
+
+def _interval_open(state: State) -> bool:
+    """Whether a checkpoint by time may be taken: not while one waits for its first upload, or for room."""
+    busy = any(
+        c.stored is Stored.UPLOADING or (c.stored is Stored.PENDING and not c.failed_uploads)
+        for c in state.checkpoints
+    )
+    return not busy and (state.slots_used < state.config.local_slots or _spare(state) is not None)
+
+
+def _spare(state: State, *, urgent: bool = False) -> Checkpoint | None:
+    """Return the local copy to drop first: the oldest that is committed, else one that never will be."""
+    for stored in (Stored.COMMITTED, Stored.NOT, *([Stored.PENDING] if urgent else [])):
+        for checkpoint in state.checkpoints:
+            if checkpoint.local and checkpoint.stored is stored:
+                return checkpoint
+    return None
+
+
+def _make_room(turn: Turn, *, urgent: bool = False) -> bool:
+    """Drop local copies until one more fits; return whether it does."""
+    while turn.state.slots_used >= turn.state.config.local_slots:
+        spare = _spare(turn.state, urgent=urgent)
+        if spare is None:
+            return False
+        if spare.stored is Stored.COMMITTED:
+            turn.emit(DropLocal(spare.id))
+            turn.amend(spare.id, local=False)
+        else:
+            turn.change(requests=(*turn.state.requests, *spare.requests))
+            turn.discard(replace(spare, requests=()), "")
+    return True
+
+
+def _dump(turn: Turn, trigger: Trigger, *, hold: bool = False, deadline: float | None = None) -> None:
+    serial = turn.state.serial + 1
+    checkpoint = f"{turn.state.config.token}{serial:04d}"
+    requests = turn.state.requests
+    label = next((r.label for r in requests if r.label), "")
+    turn.change(
+        serial=serial,
+        dump=Dump(checkpoint, trigger, hold, requests),
+        requests=(),
+        cadence=turn.state.cadence.dumping(turn.now),
+    )
+    turn.emit(TakeCheckpoint(checkpoint, trigger, hold, deadline, label))
+
+
+def _answered(turn: Turn, checkpoint: str) -> Dump:
+    """Take the dump in flight out of the state; the table's guard has checked that it is this one."""
+    dump = turn.state.dump
+    assert dump is not None
+    assert dump.id == checkpoint
+    turn.change(dump=None)
+    return dump
+
+
+def _supersede(turn: Turn, *, urgent: bool) -> tuple[Request, ...]:
+    """Drop staged checkpoints that a newer one makes pointless; return who waits for them.
+
+    That is what the store has failed to take, and before a stop everything whose upload has not begun.
+    """
+    inherited: tuple[Request, ...] = ()
+    for checkpoint in turn.state.checkpoints:
+        waits = checkpoint.stored is Stored.PENDING and (urgent or checkpoint.failed_uploads > 0)
+        if waits or checkpoint.stored is Stored.NOT:
+            inherited += checkpoint.requests
+            turn.discard(replace(checkpoint, requests=()), "")
+    return inherited

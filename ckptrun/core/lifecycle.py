@@ -1,0 +1,263 @@
+"""The run up to a stop: starts, restores, failures, giving up. Handlers of the machine's table.
+
+How a failure is judged is in `ckptrun.core.restart`; a stop is in `ckptrun.core.stopping`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptrun.core.commands import DETAIL, ERROR, NORMAL, DropLocal, Finish, MarkBad, RestoreJob, StartJob
+from ckptrun.core.config import RestartPolicy
+from ckptrun.core.events import Fresh, Outcome, RestoreFailed
+from ckptrun.core.model import Exit, RunState
+from ckptrun.core.restart import TRANSIENT_TRIES, backoff, describe
+from ckptrun.core.state import Checkpoint, Flaw, Incarnation, Phase, Stored
+
+if TYPE_CHECKING:
+    from ckptrun.core.events import (
+        Begin,
+        CapsuleGone,
+        Fenced,
+        JobEnded,
+        JobStarted,
+        RestoreSucceeded,
+        StartFailed,
+        Tick,
+    )
+    from ckptrun.core.turn import Turn
+
+NO_CHECKPOINT = 74
+HELD = 79
+
+
+def begin(turn: Turn, event: Begin) -> None:
+    """Start the first incarnation, fresh or from the newest candidate."""
+    if isinstance(event.plan, Fresh):
+        number = turn.state.incarnation.number + 1
+        turn.change(phase=Phase.LAUNCHING, incarnation=Incarnation(number, alive=True))
+        turn.emit(StartJob(number))
+        return
+    known = (Checkpoint(c.id, Stored.COMMITTED, c.local) for c in reversed(event.plan.candidates))
+    turn.change(checkpoints=tuple(known))
+    _restore_newest(turn)
+
+
+def job_started(turn: Turn, event: JobStarted) -> None:
+    """The command runs."""
+    _running(turn)
+    turn.record("job-started", incarnation=event.incarnation)
+
+
+def restored(turn: Turn, event: RestoreSucceeded) -> None:
+    """A restored job runs."""
+    _running(turn)
+    origin = turn.state.incarnation.origin
+    turn.record("job-restored", incarnation=event.incarnation, checkpoint=origin)
+    turn.say(NORMAL, f"the job runs again, restored from checkpoint {origin}")
+
+
+def start_failed(turn: Turn, event: StartFailed) -> None:
+    """A command that cannot be started is not tried again."""
+    turn.incarnation_over()
+    turn.record("start-failed", incarnation=event.incarnation, error=event.error)
+    turn.say(ERROR, event.error)
+    turn.finish("ckptrun", event.exit_code, RunState.FAILED)
+
+
+def job_ended(turn: Turn, event: JobEnded) -> None:
+    """Decide between the end of the run and another restart."""
+    _ended(turn, event.outcome)
+
+
+def capsule_gone(turn: Turn, event: CapsuleGone) -> None:
+    """The capsule's init was killed, and the job with it."""
+    del event
+    _ended(turn, Outcome(signal=9))
+
+
+def restore_failed(turn: Turn, event: RestoreFailed) -> None:
+    """Try the same checkpoint from the store, or again later, or the next older one."""
+    turn.incarnation_over()
+    checkpoint = turn.state.find(turn.state.incarnation.origin or "")
+    turn.record("restore-failed", checkpoint=event.checkpoint, reason=event.reason, corrupt=event.corrupt)
+    turn.say(NORMAL, f"checkpoint {event.checkpoint} cannot be restored: {event.reason}")
+    tries = turn.state.transient_failures
+    if event.transient and not event.corrupt and tries < TRANSIENT_TRIES:
+        turn.change(transient_failures=tries + 1)
+        _wait(turn, backoff(tries))
+        return
+    if checkpoint is not None and checkpoint.local and checkpoint.stored is Stored.COMMITTED:
+        turn.emit(DropLocal(checkpoint.id))
+        turn.amend(checkpoint.id, local=False)
+    elif checkpoint is not None:
+        if event.corrupt and checkpoint.stored is Stored.COMMITTED:
+            turn.emit(MarkBad(checkpoint.id, event.reason))
+        _rule_out(turn, checkpoint, Flaw.CORRUPT if event.corrupt else Flaw.UNRESTORABLE)
+    _restore_newest(turn)
+
+
+def restore_lost(turn: Turn, event: CapsuleGone) -> None:
+    """The capsule died under a restore."""
+    reason = "its capsule ended before the job ran"
+    origin = turn.state.incarnation.origin or ""
+    restore_failed(turn, RestoreFailed(event.now, event.incarnation, origin, reason))
+
+
+def wait_over(turn: Turn, event: Tick) -> None:
+    """Start the next incarnation once its time has come."""
+    del event
+    if turn.state.start_at is not None and turn.state.start_at <= turn.now:
+        turn.change(start_at=None)
+        _restore_newest(turn)
+
+
+def fenced(turn: Turn, event: Fenced) -> None:
+    """Another writer owns the lineage: nothing of this run may go on."""
+    turn.record("fenced", reason=event.reason)
+    turn.say(ERROR, f"the lineage was taken over: {event.reason}; the job is stopped here")
+    verdict = Finish(Exit("ckptrun", HELD), RunState.INTERRUPTED)
+    if turn.state.incarnation.alive:
+        turn.abandon_dump("the lineage was taken over")
+        turn.kill(verdict)
+    else:
+        turn.conclude(verdict)
+
+
+def _running(turn: Turn) -> None:
+    turn.change(
+        phase=Phase.RUNNING,
+        incarnation=replace(turn.state.incarnation, up_since=turn.now),
+        cadence=turn.state.cadence.started(turn.now),
+        transient_failures=0,
+    )
+
+
+def _ended(turn: Turn, outcome: Outcome) -> None:
+    state = turn.state
+    turn.incarnation_over()
+    turn.record(
+        "job-ended",
+        incarnation=state.incarnation.number,
+        code=outcome.code,
+        signal=outcome.signal,
+        oom=outcome.oom,
+    )
+    policy = state.config.restart
+    if outcome.after_interrupt:
+        turn.finish("job", outcome.exit_code, RunState.FINISHED if outcome.ok else RunState.INTERRUPTED)
+    elif outcome.ok and policy is not RestartPolicy.ALWAYS:
+        turn.finish("job", 0, RunState.FINISHED)
+    elif policy is RestartPolicy.NEVER:
+        turn.say(NORMAL, f"the job ended with {_words(outcome)}; it is not restarted (--restart never)")
+        turn.finish("job", outcome.exit_code, RunState.FAILED)
+    else:
+        _restart(turn, outcome)
+
+
+def _restart(turn: Turn, outcome: Outcome) -> None:
+    if not outcome.ok:
+        turn.change(last_failure=outcome)
+    newest = turn.state.newest
+    if newest is None:
+        _without_checkpoint(turn, outcome)
+        return
+    turn.change(failures=turn.state.failures.ended())
+    target = newest if outcome.ok else _judge(turn, newest, outcome)
+    if target is None:
+        _give_up(turn, outcome, "every checkpoint is poisoned")
+    elif turn.state.restarts >= turn.state.config.max_restarts:
+        limit = turn.state.config.max_restarts
+        _give_up(
+            turn, outcome, f"{limit} restart{'' if limit == 1 else 's'} are all that --max-restarts allows"
+        )
+    else:
+        turn.change(restarts=turn.state.restarts + 1)
+        delay = turn.state.failures.delay
+        when = "now" if delay == 0 else f"in {delay:g} s"
+        turn.say(NORMAL, f"the job ended with {_words(outcome)}; restoring checkpoint {target.id} {when}")
+        if delay:
+            _wait(turn, delay)
+        else:
+            _restore_newest(turn)
+
+
+def _without_checkpoint(turn: Turn, outcome: Outcome) -> None:
+    if outcome.ok:
+        turn.finish("job", 0, RunState.FINISHED)
+        return
+    if turn.state.failures.tallies:
+        _give_up(turn, outcome, "no checkpoint is left")
+        return
+    turn.say(
+        NORMAL,
+        f"the job ended with {_words(outcome)} and has no checkpoint to go back to; it is not restarted",
+    )
+    turn.finish("job", outcome.exit_code, RunState.FAILED)
+
+
+def _judge(turn: Turn, newest: Checkpoint, outcome: Outcome) -> Checkpoint | None:
+    """Count the failure, step back from what it poisons, and return what is to be restored."""
+    incarnation = turn.state.incarnation
+    restored_from_it = incarnation.origin == newest.id
+    uptime = None
+    if restored_from_it:
+        uptime = 0.0 if incarnation.up_since is None else turn.now - incarnation.up_since
+    failures, tally = turn.state.failures.counted(newest.id, outcome, uptime)
+    turn.change(failures=failures)
+    target: Checkpoint | None = newest
+    poisoned = tally.poisons
+    while poisoned and target is not None:
+        turn.record("checkpoint-poisoned", id=target.id, signature=_words(outcome))
+        turn.say(
+            NORMAL, f"checkpoint {target.id} is set aside: the job keeps failing after it ({_words(outcome)})"
+        )
+        _rule_out(turn, target, Flaw.POISONED)
+        target = turn.state.newest
+        if target is not None:
+            failures, poisoned = turn.state.failures.retreated(target.id, outcome)
+            turn.change(failures=failures)
+    return target
+
+
+def _rule_out(turn: Turn, checkpoint: Checkpoint, flaw: Flaw) -> None:
+    """Take a checkpoint out of the question for the rest of this run."""
+    turn.amend(checkpoint.id, flaw=flaw)
+    turn.discard(replace(checkpoint, flaw=flaw), f"the checkpoint is {flaw.value}")
+
+
+def _restore_newest(turn: Turn) -> None:
+    checkpoint = turn.state.newest
+    if checkpoint is None:
+        failure = turn.state.last_failure
+        after = "" if failure is None else f" after the job ended with {_words(failure)}"
+        turn.say(ERROR, f"no checkpoint could be restored{after}; start anew with --fresh, or mend the cause")
+        turn.finish("ckptrun", NO_CHECKPOINT, RunState.FAILED)
+        return
+    number = turn.state.incarnation.number + 1
+    turn.change(phase=Phase.RESTORING, incarnation=Incarnation(number, alive=True, origin=checkpoint.id))
+    turn.record("restore-started", incarnation=number, checkpoint=checkpoint.id, local=checkpoint.local)
+    turn.say(
+        DETAIL, f"restoring checkpoint {checkpoint.id} from {'memory' if checkpoint.local else 'the store'}"
+    )
+    turn.emit(RestoreJob(number, checkpoint.id, checkpoint.local))
+
+
+def _wait(turn: Turn, delay: float) -> None:
+    turn.change(phase=Phase.WAITING, start_at=turn.now + delay)
+
+
+def _give_up(turn: Turn, outcome: Outcome, why: str) -> None:
+    count = turn.state.restarts
+    turn.say(
+        ERROR,
+        f"giving up: the job ended with {_words(outcome)}, and {why}. "
+        f"Restarted {count} time{'' if count == 1 else 's'}; {turn.state.failures.account()}",
+    )
+    turn.record("gave-up", reason=why, restarts=count)
+    turn.finish("job", outcome.exit_code, RunState.FINISHED if outcome.ok else RunState.FAILED)
+
+
+def _words(outcome: Outcome) -> str:
+    return describe(outcome.code, outcome.signal, oom=outcome.oom)

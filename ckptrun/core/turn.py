@@ -1,0 +1,112 @@
+"""One step in the making: the state so far and the commands so far. Lives inside `ckptrun.core.machine.step` only.
+
+The handlers change a turn in place; from outside, a step is a pure function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.core.commands import AbandonDump, Answer, DropLocal, Finish, KillCapsule, Record, Say, WakeAt
+from ckptrun.core.model import Exit, RunState
+from ckptrun.core.state import Phase, Stored
+
+if TYPE_CHECKING:
+    from ckptrun.core.commands import Command
+    from ckptrun.core.model import Json
+    from ckptrun.core.state import Checkpoint, Request, State
+
+
+class Turn:
+    """A step being taken.
+
+    Args:
+        state: the state before it.
+        now: monotonic seconds of its event.
+    """
+
+    def __init__(self, state: State, now: float) -> None:
+        self.now = max(now, state.now)
+        self.state = replace(state, now=self.now)
+        self.commands: list[Command] = []
+
+    def emit(self, *commands: Command) -> None:
+        """Command, in order."""
+        self.commands.extend(commands)
+
+    def change(self, **fields: Any) -> None:
+        """Replace fields of the state."""
+        self.state = replace(self.state, **fields)
+
+    def say(self, level: str, text: str) -> None:
+        """Speak to the user."""
+        self.emit(Say(level, text))
+
+    def record(self, event: str, **fields: Json) -> None:
+        """Write into the run's diary."""
+        self.emit(Record(event, fields))
+
+    def amend(self, checkpoint: str, **fields: Any) -> None:
+        """Replace fields of one checkpoint."""
+        self.change(
+            checkpoints=tuple(
+                replace(c, **fields) if c.id == checkpoint else c for c in self.state.checkpoints
+            )
+        )
+
+    def answer(
+        self, requests: tuple[Request, ...], *, id: str | None = None, error: str | None = None
+    ) -> None:
+        """Answer everyone who waits."""
+        self.emit(*(Answer(r.waiter, id, error) for r in requests if r.waiter is not None))
+
+    def discard(self, checkpoint: Checkpoint, why: str) -> None:
+        """Give up what this run holds of a checkpoint; one that is on its way to the store goes once it is there."""
+        if checkpoint.stored is Stored.UPLOADING:
+            return
+        if checkpoint.local:
+            self.emit(DropLocal(checkpoint.id))
+        self.answer(checkpoint.requests, error=why)
+        self.change(checkpoints=tuple(c for c in self.state.checkpoints if c.id != checkpoint.id))
+
+    def abandon_dump(self, why: str) -> None:
+        """Give up the dump in flight, if there is one."""
+        dump = self.state.dump
+        if dump is None or dump.abandoned:
+            return
+        self.emit(AbandonDump(dump.id))
+        self.answer(dump.requests, error=why)
+        self.change(dump=replace(dump, abandoned=True, requests=()))
+
+    def incarnation_over(self) -> None:
+        """Note that nothing of the newest incarnation lives any more."""
+        self.change(incarnation=replace(self.state.incarnation, alive=False))
+        self.abandon_dump("the job ended during the dump")
+
+    def kill(self, verdict: Finish) -> None:
+        """Kill the capsule; the run ends with ``verdict`` once it is gone."""
+        self.emit(KillCapsule(self.state.incarnation.number))
+        self.change(phase=Phase.ENDING, verdict=verdict)
+
+    def finish(self, by: str, code: int, state: RunState) -> None:
+        """End the run: see `conclude`."""
+        self.conclude(Finish(Exit(by, code), state))
+
+    def conclude(self, verdict: Finish) -> None:
+        """End the run. Nothing lives; everyone who still waits is answered; no command follows."""
+        self.abandon_dump("the run has ended")
+        for checkpoint in self.state.checkpoints:
+            self.answer(checkpoint.requests, error="the run ended before this checkpoint was committed")
+        self.answer(self.state.requests, error="the run has ended")
+        kept = tuple(replace(c, requests=()) for c in self.state.checkpoints)
+        self.change(phase=Phase.ENDED, checkpoints=kept, requests=(), verdict=verdict, start_at=None)
+        self.emit(verdict)
+
+    def set_alarm(self, moments: list[float]) -> None:
+        """Ask for a `Tick` at the earliest of these moments, unless that is what the shell was told already."""
+        earliest = min(moments, default=None)
+        if earliest is not None and earliest != self.state.wake:
+            self.emit(WakeAt(earliest))
+        if earliest is not None:
+            self.change(wake=earliest)
