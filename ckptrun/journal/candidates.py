@@ -26,7 +26,8 @@ _SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ \d+ +(/.*)$", re.
 
 _FLAGS = re.compile(rb"^flags:\s*([0-7]+)$", re.MULTILINE)
 _TIMELESS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
-"""Filesystems where no store through a mapping changes a time: only content proves a file unchanged."""
+"""Filesystems where a store through a mapping may change no time: pages that were read first are mapped writable at
+once, so that the store is not noticed. Only content proves a file unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class _Scan:
                 self._add(path, link, append=False, mapped=True)
 
     def _ignored(self, path: str) -> bool:
-        if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
+        if path.startswith("/dev/") and not path.startswith("/dev/shm/"):  # noqa: S108
             return True
         return under(path, self._ignore)
 

@@ -57,7 +57,7 @@ class How(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of a file's data: the key of its content (``f-`` and the BLAKE3 of the bytes), its size in bytes."""
+    """A run of a file's data: the key of its content (``f-`` and the BLAKE3 of the bytes), its bytes."""
 
     key: str
     size: int
