@@ -7,6 +7,7 @@ namespaces). As an ordinary user everything runs in a user namespace, as the job
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import re
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 _TIMEOUT = 60.0  # seconds for any one question; they take 0.1
 _FAILURES_KEPT = 3600.0  # seconds: a machine's configuration may be mended
 _ENTRIES_KEPT = 16
+_NET_ADMIN = 12  # capability.h
 _ERROR_LINE = re.compile(
     r"^(?:\(\d+\.\d+\)\s+)?(?:Error|Warn)\s+\([^)]*\): (?P<words>.*)$|^(?P<plain>CRIU needs .*)$"
 )
 # Seen on machines where dump and restore work. rlimit: no CAP_SYS_RESOURCE. The TCP words: an ordinary user,
 # whose established connections are closed at a dump; the TCP question below tries exactly that.
 _HARMLESS = re.compile(
-    r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|XDG_RUNTIME_DIR|exited, status=|Dirty tracking is OFF|Does not look good"
+    r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|XDG_RUNTIME_DIR|exited, status="
+    r"|Dirty tracking is OFF|Does not look good"
 )
 _HARMLESS_UNPRIVILEGED = re.compile(
     r"net: Unexpected error: -1\(Operation not permitted\)|TCP repair mode ON"
@@ -65,9 +68,31 @@ class Findings:
         return not (self.start_problem or self.check_problem or self.tcp_problem)
 
 
+class Rights(enum.Enum):
+    """What this process may do, and so how CRIU is tried and run."""
+
+    FULL = "root"
+    NO_NET_ADMIN = "root without NET_ADMIN"  # the usual container: connections cannot be locked or rebuilt
+    USER = "an ordinary user"  # in a user namespace
+
+
+def rights() -> Rights:
+    """Return this process's rights."""
+    if not is_root():
+        return Rights.USER
+    return Rights.FULL if effective_capabilities() >> _NET_ADMIN & 1 else Rights.NO_NET_ADMIN
+
+
 def is_root() -> bool:
-    """Say whether CRIU runs with root's rights; if not, it runs unprivileged in a user namespace."""
+    """Say whether namespaces can be made without a user namespace around them."""
     return os.geteuid() == 0
+
+
+def effective_capabilities() -> int:
+    """Return this process's effective capabilities as the kernel's bit mask."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    match = re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)
+    return int(match[1], 16) if match else 0
 
 
 def examine(criu: Criu) -> Findings:
@@ -88,11 +113,11 @@ def ask_version(argv: Sequence[str]) -> tuple[tuple[int, ...], str]:
 
 
 def _ask_check(criu: Criu) -> str:
-    if is_root():
-        done, harmless = _run([*criu.argv, "check"]), [_HARMLESS]
-    else:
-        done = _run(["unshare", "-Urpf", "--mount-proc", *criu.argv, "check", "--unprivileged"])
-        harmless = [_HARMLESS, _HARMLESS_UNPRIVILEGED]
+    having = rights()
+    namespaces = ["unshare", "-Urpf", "--mount-proc"] if having is Rights.USER else []
+    options = [] if having is Rights.FULL else ["--unprivileged"]
+    harmless = [_HARMLESS] if having is Rights.FULL else [_HARMLESS, _HARMLESS_UNPRIVILEGED]
+    done = _run([*namespaces, *criu.argv, "check", *options])
     if done.returncode == 0:
         return ""
     errors = [
@@ -108,12 +133,16 @@ def _ask_tcp(criu: Criu) -> str:
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - not needed when the answer is remembered
 
     with TemporaryDirectory(prefix="ckptrun-selftest-") as folder:
-        if is_root():
-            namespaces, own_network = ["unshare", "-npf", "--mount-proc"], "yes"
-            options = ["--tcp-established", "--network-lock", "nftables"]
-        else:
-            namespaces, own_network = ["unshare", "-Urpf", "--mount-proc"], "no"
-            options = ["--unprivileged", "--tcp-close"]
+        own_network = "no"
+        namespaces, options = ["unshare", "-pf", "--mount-proc"], ["--unprivileged", "--tcp-close"]
+        match rights():
+            case Rights.FULL:
+                namespaces, own_network = ["unshare", "-npf", "--mount-proc"], "yes"
+                options = ["--tcp-established", "--network-lock", "nftables"]
+            case Rights.USER:
+                namespaces = ["unshare", "-Urpf", "--mount-proc"]
+            case Rights.NO_NET_ADMIN:
+                pass
         script = Path(__file__).with_name("selftest.py")
         python = [sys.executable, "-I", "-S", str(script), folder, own_network]
         done = _run([*namespaces, *python, *options, "--", *criu.argv])
@@ -129,11 +158,17 @@ def _ask_tcp(criu: Criu) -> str:
         return causes[0] if causes else _last_words(done)
 
 
-def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def complaint_of(argv: Sequence[str], stdin: str = "") -> str:
+    """Run a program and return its last words if it failed, '' if it did not."""
+    done = _run(argv, stdin)
+    return "" if done.returncode == 0 else _last_words(done)
+
+
+def _run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             list(argv),
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=_TIMEOUT,
@@ -208,13 +243,7 @@ def _key(criu: Criu) -> str:
         changed = criu.binary.stat().st_mtime_ns
     except OSError:
         changed = 0
-    return f"{criu.binary}|{changed}|{os.uname().release}|{os.geteuid()}|{_capabilities()}"
-
-
-def _capabilities() -> str:
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    match = re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)
-    return match[1] if match else "?"
+    return f"{criu.binary}|{changed}|{os.uname().release}|{os.geteuid()}|{effective_capabilities():x}"
 
 
 def examine_once(criu: Criu, state: Path) -> Findings:

@@ -177,8 +177,9 @@ def check(criu: Criu, env: Mapping[str, str] | None = None) -> list[Check]:
     """Examine this CRIU afresh, every file of a private prefix included, and remember the findings."""
     findings = probe.examine(criu)
     probe.Memory.of(state_directory(os.environ if env is None else env)).remember(criu, findings)
-    who = "root" if probe.is_root() else "an ordinary user"
-    kept = "established connections are kept" if probe.is_root() else "established connections are closed"
+    having = probe.rights()
+    who = having.value
+    tcp = "are kept" if having is probe.Rights.FULL else "are closed"
     checks = [
         _check("criu program", _damage(criu), f"{criu.binary} ({criu.origin})", _FIX),
         _check("criu version", findings.start_problem, show_version(findings.version), _FIX),
@@ -194,8 +195,8 @@ def check(criu: Criu, env: Mapping[str, str] | None = None) -> list[Check]:
             _check(
                 "criu tcp",
                 findings.tcp_problem,
-                f"dumps a process with TCP sockets as {who}; {kept}",
-                "without NET_ADMIN use --tcp close; a new kernel may need a newer CRIU: set CKPTRUN_CRIU",
+                f"dumps TCP sockets as {who}; established connections {tcp}",
+                "mend other failing checks first; else this kernel may need a newer CRIU: set CKPTRUN_CRIU",
             ),
         ]
     return checks
