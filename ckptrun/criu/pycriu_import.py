@@ -12,6 +12,7 @@ import sys
 import threading
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,8 @@ def encode(pycriu_path: Path, image: Image) -> bytes:
 
 
 def _import(pycriu_path: Path) -> None:
-    import google.protobuf  # noqa: PLC0415 - only needed here
-
-    installed: str = google.protobuf.__version__
-    if int(installed.split(".")[0]) >= _PROTOBUF_LIMIT:
+    installed = metadata.version("protobuf")
+    if int(installed.partition(".")[0]) >= _PROTOBUF_LIMIT:
         raise MissingFeatureError(
             f"protobuf {installed} is installed, and pycriu needs an older one",
             hint=f"install 'protobuf<{_PROTOBUF_LIMIT}' in ckptrun's environment",
