@@ -127,6 +127,12 @@ class Aside:
                 os.close(fd)
         return self._add(entry)
 
+    def links_to(self, full: str, path: str, reason: str) -> bool:
+        """Say whether the file that stands there is already kept by a hard link: a rollback was interrupted."""
+        status = os.lstat(full)
+        place = self._folder / _entry(path, reason, status, 0, status.st_size).id
+        return os.path.lexists(place) and os.path.samestat(os.lstat(place), status)
+
     def keep_tail(self, fd: int, path: str, size: int) -> SetAside:
         """Keep what a file holds past ``size`` bytes.
 

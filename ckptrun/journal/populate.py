@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckptrun.journal.record import Kind, printable
-from ckptrun.journal.writing import in_order, make, make_parents, room_for, set_attributes
+from ckptrun.journal.writing import clear_leftover, in_order, make, make_parents, room_for, set_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,6 +62,7 @@ def _write(record: FileRecord, contents: Callable[[str], Source], full: str, pre
     make_parents(full, record)
     if record.kind is Kind.DIRECTORY and _is_folder(full):
         return
+    clear_leftover(full)
     with suppress(FileNotFoundError):
         os.unlink(full)
     if record.link:

@@ -22,6 +22,7 @@ from ckptrun.journal.comparing import Verdict, compare
 from ckptrun.journal.record import FileRecord, Kind, printable
 from ckptrun.journal.trees import kind_of, walk
 from ckptrun.journal.writing import (
+    clear_leftover,
     in_order,
     make,
     make_parents,
@@ -146,6 +147,8 @@ class _Rollback:
             self.problems.append(f"{printable(record.path)} is not in the checkpoint and stays as it is now")
             return
         full = self.prefix + record.path
+        if record.kind is Kind.FILE:
+            clear_leftover(full)
         try:
             verdict = compare(record, full, self.prefix + record.link)
             if verdict is Verdict.SAME:
@@ -232,13 +235,18 @@ class _Rollback:
 
     def _replace(self, record: FileRecord, full: str) -> None:
         """Replace a file: by a new one and a rename, or in place if that cannot be or it has other names."""
-        shared = not record.tree and os.lstat(full).st_nlink > 1
+        links = os.lstat(full).st_nlink - self.aside.links_to(full, record.path, _REPLACED)
+        shared = not record.tree and links > 1
         self.step("write")
         temporary = None if shared else write_beside(record, self.contents, full)
         if temporary is not None:
-            self.problems += set_attributes(record, temporary)
-            self._keep(full, record.path, _REPLACED)
-            self.step("rename")
+            try:
+                self.problems += set_attributes(record, temporary)
+                self._keep(full, record.path, _REPLACED)
+                self.step("rename")
+            except BaseException:
+                os.unlink(temporary)
+                raise
             if replaces(temporary, full):
                 return
         self._keep(full, record.path, _REPLACED, copy=True)

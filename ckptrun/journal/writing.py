@@ -43,19 +43,22 @@ def room_for(path: str) -> Iterator[None]:
         raise StoreFullError(message, hint="free some space there and run the same command again") from error
 
 
+def temporary_name(full: str) -> str:
+    """Return the name a file is written under before it gets its own.
+
+    It depends on nothing but the path, so that what a crash leaves behind is found by the next try.
+    """
+    folder, name = os.path.split(full)
+    return f"{folder}/.ckptrun-{blake3(os.fsencode(name)).hexdigest(8)}"
+
+
 def write_beside(record: FileRecord, contents: Callable[[str], Source], full: str) -> str | None:
     """Write a file under a temporary name in its folder; None if the folder takes no new file.
-
-    The temporary name depends on nothing but the path, so that what a crash leaves behind is found by the
-    next try.
 
     Raises:
         StoreFullError, CorruptError: and nothing is left behind.
     """
-    folder, name = os.path.split(full)
-    temporary = f"{folder}/.ckptrun-{blake3(os.fsencode(name)).hexdigest(8)}"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
+    temporary = temporary_name(full)
     try:
         with room_for(full):
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -84,6 +87,12 @@ def replaces(temporary: str, full: str) -> bool:
             return False
         raise
     return True
+
+
+def clear_leftover(full: str) -> None:
+    """Remove what a crash left of an earlier try to write a file."""
+    with suppress(OSError):
+        os.unlink(temporary_name(full))
 
 
 def write_in_place(record: FileRecord, contents: Callable[[str], Source], full: str) -> None:
