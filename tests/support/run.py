@@ -1,0 +1,400 @@
+"""Run ckptrun for real: a `Lab` is one test's machine: a state directory, a store and a working directory.
+
+Nothing waits blindly: every wait has a condition, a deadline, and a failure that tells the run's story.
+Nothing outlives a test, even when pytest is killed: ckptrun dies with the thread that started it, and the
+capsule with ckptrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
+
+import psutil
+
+from ckptrun.settings.names import run_directory, state_directory
+from ckptrun.supervisor.control_client import ask
+from ckptrun.telemetry.events import FILE_NAME, read_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE = float(os.environ.get("CKPTRUN_TEST_PATIENCE", "60"))
+"""Seconds until a wait is given up; a loaded machine needs many."""
+POLL_SECONDS = 0.01
+NAME = "job"
+STARTED, RESTORED, COMMITTED = "job-started", "job-restored", "checkpoint-committed"
+
+Event: TypeAlias = "dict[str, Any]"
+Stream: TypeAlias = "int | IO[bytes]"
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it dies."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def seed() -> int:
+    """Return the seed of a random scenario, and print it: CKPTRUN_TEST_SEED repeats one."""
+    value = int(os.environ.get("CKPTRUN_TEST_SEED") or secrets.randbelow(1_000_000))
+    print(f"CKPTRUN_TEST_SEED={value}", flush=True)
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a process ended, and what it wrote."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def err(self) -> str:
+        return self.stderr.decode("utf-8", "replace")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Collector:
+    """Reads a descriptor to its end in a thread."""
+
+    def __init__(self, fd: int) -> None:
+        self.data = bytearray()
+        self._fd = fd
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # EIO is a terminal's end
+            while data := os.read(self._fd, 65536):
+                self.data += data
+
+    def end(self, timeout: float = PATIENCE) -> bytes:
+        """Return everything, once the writers are gone."""
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "somebody still holds the stream"
+        return bytes(self.data)
+
+
+class Run:
+    """One ckptrun, started."""
+
+    def __init__(self, lab: Lab, process: subprocess.Popen[bytes]) -> None:
+        self.lab = lab
+        self.process = process
+        self.stdout = Collector(process.stdout.fileno()) if process.stdout else None
+        self.stderr = Collector(process.stderr.fileno()) if process.stderr else None
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self, timeout: float = PATIENCE) -> Result:
+        """Wait for the end and return how it was."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"ckptrun still runs after {timeout:g} s\n{self.story()}") from None
+        return Result(
+            self.process.returncode,
+            self.stdout.end() if self.stdout else b"",
+            self.stderr.end() if self.stderr else b"",
+        )
+
+    def until(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+        """Wait until `condition` returns something true, and return that; fail when ckptrun ends first."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = not self.alive()  # asked first: what holds at the end counts
+            if found := condition():
+                return found
+            assert not ended, f"ckptrun ended with {self.process.returncode} before {what}\n{self.story()}"
+            assert time.monotonic() < deadline, f"no {what} within {timeout:g} s\n{self.story()}"
+            time.sleep(POLL_SECONDS)
+
+    def event(self, name: str, *, after: int = 0, timeout: float = PATIENCE) -> Event:
+        """Wait for an event of this name; `after` counts those of the diary that are passed over."""
+        return self.until(
+            f"event {name!r}",
+            lambda: next((event for event in self.lab.events()[after:] if event["event"] == name), None),
+            timeout,
+        )
+
+    def commit(self, count: int = 1) -> Event:
+        """Wait until `count` more checkpoints are committed than are now; return the last one's event."""
+        goal = len(self.lab.events(COMMITTED)) + count
+        return self.until(
+            f"{count} more commits",
+            lambda: self.lab.events(COMMITTED)[goal - 1] if len(self.lab.events(COMMITTED)) >= goal else None,
+        )
+
+    def restored(self, action: Callable[[], Any]) -> Event:
+        """Do something that ends the job and wait until it runs again."""
+        before = len(self.lab.events())
+        action()
+        return self.event(RESTORED, after=before)
+
+    def says(self, text: str, timeout: float = PATIENCE) -> None:
+        """Wait until standard error has `text`."""
+        assert self.stderr is not None
+        errors = self.stderr
+        self.until(f"{text!r} on stderr", lambda: text.encode() in errors.data, timeout)
+
+    def prints(self, text: str, timeout: float = PATIENCE) -> None:
+        """Wait until standard output has `text`."""
+        assert self.stdout is not None
+        output = self.stdout
+        self.until(f"{text!r} on stdout", lambda: text.encode() in output.data, timeout)
+
+    def status(self) -> dict[str, Any]:
+        """Ask the run how it is doing."""
+        return ask(self.lab.run_dir, self.lab.name, {"request": "status"}, timeout=PATIENCE)
+
+    def checkpoint(self) -> str:
+        """Have a checkpoint taken and committed; return its id."""
+        request = {"request": "checkpoint", "wait": True}
+        return str(ask(self.lab.run_dir, self.lab.name, request, timeout=PATIENCE)["id"])
+
+    def job_pid(self) -> int:
+        """Wait until the job has a first process and return its PID, as this machine sees it."""
+        return int(self.until("job_pid", lambda: self.status()["job_pid"]))
+
+    def kill_job(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to every process of the job."""
+        first = psutil.Process(self.job_pid())
+        for process in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signum)
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL ckptrun itself, and see that it takes everything of its own along."""
+        self.process.kill()
+        self.wait()
+        self.lab.expect_nothing_left()
+
+    def story(self) -> str:
+        """Return what is known about this run, for failures."""
+        parts = [f"events: {json.dumps(event)}" for event in self.lab.events()[-30:]]
+        for name, stream in (("stdout", self.stdout), ("stderr", self.stderr)):
+            if stream:
+                parts.append(f"--- {name}\n{bytes(stream.data[-4000:]).decode('utf-8', 'replace')}")
+        return "\n".join(parts)
+
+
+@dataclasses.dataclass
+class Lab:
+    """A machine for one test.
+
+    Args:
+        folder: everything lies below it.
+        store: URL; a directory in `folder` unless told.
+        name: of the lineage.
+        options: given to every run.
+        environment: added to every process.
+        prefix: what starts ckptrun in place of this interpreter directly, as `as_user.command`.
+    """
+
+    folder: Path
+    store: str = ""
+    name: str = NAME
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.tag = f"lab-{secrets.token_hex(8)}"
+        self.work = self.folder / "work"
+        self.home = self.folder / "home"
+        self.runs: list[Run] = []
+        for folder in (self.work, self.home):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.store = self.store or f"file://{self.folder}/store"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of every process of this lab."""
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("CKPTRUN_", "SUDO_", "AWS_"))
+        }
+        for key in ("CKPTRUN_CRIU",):  # which CRIU is the machine's affair, not the test's
+            if key in os.environ:
+                kept[key] = os.environ[key]
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LAB": self.tag,
+            **self.environment,
+        }
+
+    @property
+    def state_dir(self) -> Path:
+        return state_directory(self.env, self.home)
+
+    @property
+    def run_dir(self) -> Path:
+        return run_directory(self.state_dir, self.store, self.name)
+
+    def argv(self, *words: str) -> list[str]:
+        """Return the command line of a ckptrun command."""
+        return [*self.prefix, sys.executable, "-m", "ckptrun", *words]
+
+    def run_argv(self, *command: object, options: Iterable[str] = ()) -> list[str]:
+        """Return the command line that runs a job."""
+        words = [
+            "run",
+            "--name",
+            self.name,
+            "--store",
+            self.store,
+            *self.options,
+            *options,
+            "--",
+            *map(str, command),
+        ]
+        return self.argv(*words)
+
+    def start(
+        self,
+        *command: object,
+        options: Iterable[str] = (),
+        stdin: Stream = subprocess.DEVNULL,
+        stdout: Stream = subprocess.PIPE,
+        stderr: Stream = subprocess.PIPE,
+    ) -> Run:
+        """Start a job under ckptrun."""
+        process = subprocess.Popen(
+            self.run_argv(*command, options=options),
+            cwd=self.work,
+            env=self.env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+        )
+        run = Run(self, process)
+        self.runs.append(run)
+        return run
+
+    def run(self, *command: object, timeout: float = PATIENCE, **how: Any) -> Result:
+        """Run a job under ckptrun to its end."""
+        return self.start(*command, **how).wait(timeout)
+
+    def ask(self, command: str, *words: str, timeout: float = PATIENCE) -> Result:
+        """Run another command of ckptrun's on this lab's lineage."""
+        argv = self.argv(command, self.name, "--store", self.store, *words)
+        if command in {"ls", "doctor"}:
+            argv.remove(self.name)
+        process = subprocess.run(
+            argv,
+            cwd=self.work,
+            env=self.env,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return Result(process.returncode, process.stdout, process.stderr)
+
+    def shell(self, script: str, timeout: float = PATIENCE) -> Result:
+        """Run a bash script in which ``ckptrun COMMAND…`` runs a job as `run` does."""
+        function = f'ckptrun() {{ {shlex.join(self.run_argv())} "$@"; }}\n'
+        process = subprocess.Popen(
+            ["bash", "-c", function + script],
+            cwd=self.work,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+        )
+        run = Run(self, process)
+        self.runs.append(run)
+        return run.wait(timeout)
+
+    def events(self, name: str | None = None) -> list[Event]:
+        """Return the diary, or its events of one name."""
+        return [event for event in read_events(self.run_dir / FILE_NAME) if name in (None, event["event"])]
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Return the committed checkpoints, newest first, as ``show --json`` has them."""
+        shown = self.ask("show", "--json")
+        assert shown.code == 0, shown.err
+        return list(shown.json["checkpoints"])
+
+    def lose_machine(self) -> None:
+        """Remove what a machine takes along when it is lost: all but the store."""
+        self.expect_nothing_left()
+        shutil.rmtree(self.home)
+        self.home.mkdir()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return everything that was started here and lives, each as the environment it started with says."""
+        return [process for process in psutil.process_iter() if self._ours(process)]
+
+    def _ours(self, process: psutil.Process) -> bool:
+        try:
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            return (
+                f"LAB={self.tag}".encode() in environment.split(b"\0")
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except (OSError, psutil.NoSuchProcess):
+            return False
+
+    def expect_nothing_left(self, timeout: float = 10) -> None:
+        """Fail if any process of this lab still lives after a moment."""
+        deadline = time.monotonic() + timeout
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"still alive: {[(p.pid, p.cmdline()) for p in left]}"
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """End whatever was started here."""
+        for run in self.runs:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.wait(10)
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
