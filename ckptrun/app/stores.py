@@ -46,3 +46,14 @@ def record_of(lineage: Lineage, name: str, checkpoint: str) -> CheckpointRecord:
     raise UsageError(
         f"lineage {name!r} has no checkpoint {checkpoint!r}", hint=f"'ckptrun show {name}' lists them"
     )
+
+
+def key_source(choice: KeyChoice) -> KeySource | None:
+    """Return the store's view of a key choice; None for a plain lineage."""
+    match choice.kind:
+        case KeyKind.PASSPHRASE:
+            return KeySource(passphrase=choice.passphrase)
+        case KeyKind.FILE:
+            return KeySource(key_file=choice.path)
+        case _:
+            return None

@@ -134,6 +134,8 @@ class Shell:
 
     def _step(self, event: e.Event) -> None:
         self.state, commands = step(self.state, event)
+        if isinstance(event, e.JobStarted | e.RestoreSucceeded):
+            self._warm_up()
         for command in commands:
             self._execute(command)
 
@@ -199,7 +201,6 @@ class Shell:
             return
         self.post(e.JobStarted(time.monotonic(), number))
         incarnation.make_live()
-        self._warm_up()
 
     def _warm_up(self) -> None:
         """Have staging ready for the next dump."""
