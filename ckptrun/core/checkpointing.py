@@ -32,7 +32,7 @@ def requested(turn: Turn, event: CheckpointRequested) -> None:
 
 def refused(turn: Turn, event: CheckpointRequested) -> None:
     """Tell a requester that it is too late."""
-    turn.answer((Request(event.waiter, event.label, event.wait),), error="the run is stopping")
+    turn.disappoint((Request(event.waiter, event.label, event.wait),), "the run is stopping")
 
 
 def staging_ready(turn: Turn, event: StagingReady) -> None:
@@ -68,7 +68,7 @@ def dump_finished(turn: Turn, event: DumpFinished) -> None:
         memory_bytes=event.memory_bytes,
     )
     turn.say(DETAIL, f"checkpoint {dump.id} is complete; the job was frozen for {event.frozen_seconds:.3f} s")
-    turn.answer(tuple(r for r in dump.requests if not r.wait), id=dump.id)
+    turn.answer(tuple(r for r in dump.requests if not r.wait), dump.id)
     waiting = tuple(r for r in dump.requests if r.wait)
     waiting += _supersede(turn, urgent=dump.trigger is Trigger.PREEMPTION)
     new = Checkpoint(
@@ -96,7 +96,7 @@ def dump_failed(turn: Turn, event: DumpFailed) -> None:
         turn.say(NORMAL if first else DETAIL, f"checkpoint {dump.id} failed: {event.reason}; the job runs on")
         turn.change(cadence=turn.state.cadence.failed(turn.now, event.retry_after))
     later = "" if event.retry_after is None else f"; another try makes sense in {event.retry_after:g} s"
-    turn.answer(dump.requests, error=f"checkpoint {dump.id} failed: {event.reason}{later}")
+    turn.disappoint(dump.requests, f"checkpoint {dump.id} failed: {event.reason}{later}")
 
 
 def pump(turn: Turn) -> None:

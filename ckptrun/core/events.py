@@ -144,7 +144,7 @@ class CapsuleGone:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: the answer to `WakeAt`, or just a regular beat."""
+    """Time has passed: the answer to `WakeAt`, which it uses up."""
 
     now: float
 

@@ -22,7 +22,7 @@ def validate_state(state: State) -> None:
     Raises:
         AssertionError: names each broken rule, and tells the story.
     """
-    broken = [*_run(state), *_checkpoints(state), *_alarm(state)]
+    broken = [*_run(state), *_checkpoints(state), *_dump(state), *_alarm(state)]
     if broken:
         raise AssertionError("; ".join(broken) + "\n" + story(state))
 
@@ -62,6 +62,9 @@ def _checkpoints(state: State) -> Iterator[str]:
             yield f"somebody waits for {checkpoint.id} in vain"
         if not checkpoint.usable and checkpoint.stored is not Stored.UPLOADING:
             yield f"{checkpoint.id} is of no use"
+
+
+def _dump(state: State) -> Iterator[str]:
     dump, held = state.dump, state.stop.held if state.stop else None
     if dump is not None and not dump.abandoned and state.phase not in (Phase.RUNNING, Phase.STOPPING):
         yield f"dump {dump.id} is wanted while {state.phase}"

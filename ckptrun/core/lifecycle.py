@@ -108,8 +108,13 @@ def restore_lost(turn: Turn, event: CapsuleGone) -> None:
 def wait_over(turn: Turn, event: Tick) -> None:
     """Start the next incarnation once its time has come."""
     del event
-    if turn.state.start_at is not None and turn.state.start_at <= turn.now:
-        turn.change(start_at=None)
+    if turn.state.start_at is None or turn.state.start_at > turn.now:
+        return
+    turn.change(start_at=None)
+    failure = turn.state.last_failure
+    if turn.state.newest is None and failure is not None:
+        _give_up(turn, failure, "the checkpoint to go back to was lost meanwhile")
+    else:
         _restore_newest(turn)
 
 

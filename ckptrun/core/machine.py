@@ -148,8 +148,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     if row is None:
         raise _illegal(state, event, f"there is no such transition while {state.phase}")
     turn = Turn(state, event.now)
-    if isinstance(event, Tick) and state.wake is not None and turn.now >= state.wake:
-        turn.change(wake=None)
+    if isinstance(event, Tick):
+        turn.change(wake=None)  # the alarm is spent, even if the shell's clock was a hair early
     if state.phase is not ENDED and not _straggler(state, event):
         _check(state, event)
         row.handler(turn, event)

@@ -2,8 +2,9 @@
 
 A lineage that is held by a live writer never gets here: acquiring it settles that (``HeldError``).
 
-Rows are tried from above; the first whose condition holds decides. ``--fresh`` settles every row, ``--resume``
-all but another command's. Where there is no checkpoint there is nothing to choose, and a rerun starts anew.
+Rows are tried from above; the first whose condition holds decides. ``--fresh`` settles every row,
+``--resume`` all but another command's. Where there is no checkpoint there is nothing to choose, and a rerun
+starts anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which checkpoints a lineage keeps. Parsed from ``--keep``; applied by the store at every commit and by ``gc``."""
+"""Which checkpoints a lineage keeps: ``--keep``, as the store applies it at every commit and in ``gc``."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """What the machine knows about one run, as frozen data. Made and changed by the machine only; read by anyone.
 
-Two regions live side by side. The *run*: a phase, the current incarnation, what failed so far, a stop in progress.
-The *checkpoints*: at most one dump, what is staged and committed, one upload at a time, and when the next is due.
+Two regions live side by side. The *run*: a phase, the newest incarnation, what failed so far, a stop in
+progress. The *checkpoints*: at most one dump, what is staged and committed, one upload at a time, and when
+the next is due.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptrun.core.cadence import Cadence
@@ -205,10 +206,10 @@ class State:
     cadence: Cadence
     phase: Phase = Phase.NEW
     now: float = float("-inf")
-    incarnation: Incarnation = Incarnation()
+    incarnation: Incarnation = field(default_factory=Incarnation)
     restarts: int = 0
     last_failure: Outcome | None = None
-    failures: Failures = Failures()
+    failures: Failures = field(default_factory=Failures)
     start_at: float | None = None
     transient_failures: int = 0
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -216,7 +217,7 @@ class State:
     dump: Dump | None = None
     requests: tuple[Request, ...] = ()
     staging_ready: bool = False
-    store: StoreHealth = StoreHealth()
+    store: StoreHealth = field(default_factory=StoreHealth)
     stop: Stop | None = None
     verdict: Finish | None = None
     wake: float | None = None

@@ -1,9 +1,9 @@
 """A stop: the last checkpoint, then the end, within the grace. Handlers of the machine's table.
 
-CHECKPOINTING: a dump in flight ends first; then the job is dumped and stays frozen. HOLDING: that checkpoint goes to
-the store; once it is committed, the job is killed at that very state and the run ends with 75. If any of this fails,
-or `CHECKPOINT_SHARE` of the grace has passed: SIGNALLED, the job runs on, gets the signal, and what is left of the
-grace to end by itself. At the end of the grace, or on a second stop, it is killed.
+CHECKPOINTING: a dump in flight ends first; then the job is dumped and stays frozen. HOLDING: that checkpoint
+goes to the store; once it is committed, the job is killed at that very state and the run ends with 75. If any
+of this fails, or `CHECKPOINT_SHARE` of the grace has passed: SIGNALLED, the job runs on, gets the signal, and
+what is left of the grace to end by itself. At the end of the grace, or on a second stop, it is killed.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def time_passes(turn: Turn, event: Tick) -> None:
 
 
 def killed(turn: Turn, event: CapsuleGone | JobEnded | RestoreFailed | StartFailed) -> None:
-    """The capsule is gone and the run can end; a job that was faster than the kill keeps its own exit code."""
+    """The capsule is gone and the run can end; a job faster than the kill keeps its own exit code."""
     turn.incarnation_over()
     verdict = turn.state.verdict
     assert verdict is not None
@@ -220,7 +220,7 @@ def _kill(turn: Turn) -> None:
 
 
 def _own(outcome: Outcome) -> Finish:
-    """Return the verdict of a job that ended by itself during a stop: whatever is not finished can be resumed."""
+    """Return the verdict of a job that ended by itself during a stop: what is not finished can be resumed."""
     return Finish(Exit("job", outcome.exit_code), RunState.FINISHED if outcome.ok else RunState.INTERRUPTED)
 
 

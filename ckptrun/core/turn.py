@@ -1,4 +1,4 @@
-"""One step in the making: the state so far and the commands so far. Lives inside `ckptrun.core.machine.step` only.
+"""One step in the making: the state and the commands so far. Lives in `ckptrun.core.machine.step` only.
 
 The handlers change a turn in place; from outside, a step is a pure function.
 """
@@ -55,19 +55,21 @@ class Turn:
             )
         )
 
-    def answer(
-        self, requests: tuple[Request, ...], *, id: str | None = None, error: str | None = None
-    ) -> None:
-        """Answer everyone who waits."""
-        self.emit(*(Answer(r.waiter, id, error) for r in requests if r.waiter is not None))
+    def answer(self, requests: tuple[Request, ...], checkpoint: str) -> None:
+        """Tell everyone who waits the id."""
+        self.emit(*(Answer(r.waiter, checkpoint, None) for r in requests if r.waiter is not None))
+
+    def disappoint(self, requests: tuple[Request, ...], error: str) -> None:
+        """Tell everyone who waits why there is no checkpoint."""
+        self.emit(*(Answer(r.waiter, None, error) for r in requests if r.waiter is not None))
 
     def discard(self, checkpoint: Checkpoint, why: str) -> None:
-        """Give up what this run holds of a checkpoint; one that is on its way to the store goes once it is there."""
+        """Give up what this run holds of a checkpoint; one under way to the store goes once it is there."""
         if checkpoint.stored is Stored.UPLOADING:
             return
         if checkpoint.local:
             self.emit(DropLocal(checkpoint.id))
-        self.answer(checkpoint.requests, error=why)
+        self.disappoint(checkpoint.requests, why)
         self.change(checkpoints=tuple(c for c in self.state.checkpoints if c.id != checkpoint.id))
 
     def abandon_dump(self, why: str) -> None:
@@ -76,7 +78,7 @@ class Turn:
         if dump is None or dump.abandoned:
             return
         self.emit(AbandonDump(dump.id))
-        self.answer(dump.requests, error=why)
+        self.disappoint(dump.requests, why)
         self.change(dump=replace(dump, abandoned=True, requests=()))
 
     def incarnation_over(self) -> None:
@@ -97,14 +99,14 @@ class Turn:
         """End the run. Nothing lives; everyone who still waits is answered; no command follows."""
         self.abandon_dump("the run has ended")
         for checkpoint in self.state.checkpoints:
-            self.answer(checkpoint.requests, error="the run ended before this checkpoint was committed")
-        self.answer(self.state.requests, error="the run has ended")
+            self.disappoint(checkpoint.requests, "the run ended before this checkpoint was committed")
+        self.disappoint(self.state.requests, "the run has ended")
         kept = tuple(replace(c, requests=()) for c in self.state.checkpoints)
         self.change(phase=Phase.ENDED, checkpoints=kept, requests=(), verdict=verdict, start_at=None)
         self.emit(verdict)
 
     def set_alarm(self, moments: list[float]) -> None:
-        """Ask for a `Tick` at the earliest of these moments, unless that is what the shell was told already."""
+        """Ask for a `Tick` at the earliest of these moments, unless the shell was told that already."""
         earliest = min(moments, default=None)
         if earliest is not None and earliest != self.state.wake:
             self.emit(WakeAt(earliest))

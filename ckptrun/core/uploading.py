@@ -30,7 +30,7 @@ def committed(turn: Turn, event: Committed) -> None:
     else:
         turn.say(DETAIL, f"checkpoint {event.id} is committed; its upload took {event.upload_seconds:.1f} s")
     turn.record("checkpoint-committed", id=event.id, seq=event.seq, upload_seconds=event.upload_seconds)
-    turn.answer(checkpoint.requests, id=event.id)
+    turn.answer(checkpoint.requests, event.id)
     turn.amend(event.id, stored=Stored.COMMITTED, requests=())
     turn.change(
         store=StoreHealth(),
@@ -61,7 +61,7 @@ def commit_failed(turn: Turn, event: CommitFailed) -> None:
         failed_uploads=checkpoint.failed_uploads + 1,
     )
     if not again:
-        turn.answer(checkpoint.requests, error=what)
+        turn.disappoint(checkpoint.requests, what)
         turn.amend(event.id, requests=())
         _drop_if_flawed(turn, event.id)
 
