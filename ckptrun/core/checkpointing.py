@@ -137,11 +137,9 @@ def _may_dump(state: State) -> bool:
 
 
 def _interval_open(state: State) -> bool:
-    """Whether a checkpoint by time may be taken: not while one waits for its first upload, or for room."""
-    busy = any(
-        c.stored is Stored.UPLOADING or (c.stored is Stored.PENDING and not c.failed_uploads)
-        for c in state.checkpoints
-    )
+    """Whether a checkpoint by time may be taken: there is room, and no upload that is worth waiting for."""
+    pending = any(c.stored is Stored.PENDING for c in state.checkpoints) and not state.store.failures
+    busy = pending or state.uploading is not None
     return not busy and (state.slots_used < state.config.local_slots or _spare(state) is not None)
 
 
@@ -195,11 +193,12 @@ def _answered(turn: Turn, checkpoint: str) -> Dump:
 def _supersede(turn: Turn, *, urgent: bool) -> tuple[Request, ...]:
     """Drop staged checkpoints that a newer one makes pointless; return who waits for them.
 
-    That is what the store has failed to take, and before a stop everything whose upload has not begun.
+    While the store fails, and before a stop, that is everything whose upload does not run; else nothing but
+    what the store will never have.
     """
     inherited: tuple[Request, ...] = ()
     for checkpoint in turn.state.checkpoints:
-        waits = checkpoint.stored is Stored.PENDING and (urgent or checkpoint.failed_uploads > 0)
+        waits = checkpoint.stored is Stored.PENDING and (urgent or turn.state.store.failures > 0)
         if waits or checkpoint.stored is Stored.NOT:
             inherited += checkpoint.requests
             turn.discard(replace(checkpoint, requests=()), "")

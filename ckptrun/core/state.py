@@ -73,7 +73,6 @@ class Checkpoint:
         stored: how it stands with the store.
         local: a complete copy is in local memory.
         frozen_seconds: how long the dump stopped the job; 0 for one of an earlier run.
-        failed_uploads: how often its upload failed.
         flaw: why it is out of the question; None if it is not.
         requests: who waits for its commit.
     """
@@ -82,7 +81,6 @@ class Checkpoint:
     stored: Stored
     local: bool
     frozen_seconds: float = 0.0
-    failed_uploads: int = 0
     flaw: Flaw | None = None
     requests: tuple[Request, ...] = ()
 

@@ -55,11 +55,7 @@ def commit_failed(turn: Turn, event: CommitFailed) -> None:
     else:
         turn.say(NORMAL, f"{what}; the job runs on")
     turn.change(store=StoreHealth(health.failures + 1, turn.now + pause))
-    turn.amend(
-        event.id,
-        stored=Stored.PENDING if again else Stored.NOT,
-        failed_uploads=checkpoint.failed_uploads + 1,
-    )
+    turn.amend(event.id, stored=Stored.PENDING if again else Stored.NOT)
     if not again:
         turn.disappoint(checkpoint.requests, what)
         turn.amend(event.id, requests=())
