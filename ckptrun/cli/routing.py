@@ -23,15 +23,15 @@ def route(
         words: the arguments, without the program's name.
         subcommands: their names.
         takes_value: options of ``run``, as ``--name``, that are followed by a value.
-        alone: options that are the whole program's, as ``--help``; before a command they keep their place.
+        alone: options that are the whole program's when they come first, as ``--help``.
     """
+    if words and words[0] in alone:
+        return list(words)
     position = 0
     while position < len(words):
         word = words[position]
         if word == "--" or not word.startswith("-") or word == "-":
             break
-        if word in alone:
-            return list(words)
         position += 2 if word in takes_value else 1
     options, rest = list(words[:position]), list(words[position:])
     if rest and rest[0] in subcommands:

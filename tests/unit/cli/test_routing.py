@@ -38,7 +38,7 @@ def test_the_spellings_of_a_run_all_run(line: str):
         ("python --help", "run python --help"),
         ("--help", "--help"),
         ("--version", "--version"),
-        ("--name x --help", "--name x --help"),
+        ("--name x --help", "run --name x --help"),
         ("--name", "run --name"),
         ("-", "run -"),
         ("", "run"),
