@@ -1,0 +1,344 @@
+"""A shell without processes: executes the machine's commands in simulated time and answers them at random.
+
+It breaks off with an AssertionError as soon as the machine commands what must never be commanded.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from ckptrun.core import commands as c
+from ckptrun.core import events as e
+from ckptrun.core.invariants import validate_state
+from ckptrun.core.machine import TABLE, step, story
+from ckptrun.core.state import Phase, State, initial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptrun.core.config import Config
+
+LEGAL = {(phase, row.event, to) for row in TABLE for phase in row.phases for to in (row.to or (phase,))}
+
+
+@dataclass(frozen=True)
+class World:
+    """How likely things go wrong; probabilities, and seconds between disturbances (0: never)."""
+
+    seed: int = 0
+    dump_fails: float = 0.0
+    dump_skipped: float = 0.0
+    late_finish: float = 0.5
+    commit_fails: float = 0.0
+    transient: float = 0.7
+    restore_fails: float = 0.0
+    corrupt: float = 0.3
+    start_fails: float = 0.0
+    job_dies_every: float = 0.0
+    dies_alike: float = 0.5
+    ignores_signal: float = 0.5
+    staging_lost_every: float = 0.0
+    requested_every: float = 0.0
+    capsule_dies_every: float = 0.0
+    fenced_every: float = 0.0
+    staging_never: bool = False
+    stop_at: float | None = None
+    stop_again_after: float | None = None
+    grace: float = 30.0
+    dump_seconds: float = 1.0
+    upload_seconds: float = 5.0
+    keep: int = 3
+
+
+@dataclass
+class ModelShell:
+    """Runs one machine to its end, or to ``horizon`` seconds."""
+
+    config: Config
+    world: World
+    plan: e.Fresh | e.Resume = field(default_factory=e.Fresh)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.world.seed)
+        self.state: State = initial(self.config)
+        self.now = 0.0
+        self.queue: list[tuple[float, int, Callable[[], e.Event | None]]] = []
+        self.order = count()
+        self.commands: list[tuple[float, c.Command]] = []
+        self.alive: int | None = None
+        self.running = False
+        self.ended: list[int] = []
+        self.started: list[int] = []
+        self.dump: str | None = None
+        self.held: str | None = None
+        self.upload: str | None = None
+        self.local: set[str] = set()
+        self.committed: list[str] = []
+        self.bad: set[str] = set()
+        self.waiters: set[int] = set()
+        self.numbers = count(1)
+        self.alarm: float | None = None
+        self.finish: c.Finish | None = None
+        self.stopped_at: float | None = None
+        if isinstance(self.plan, e.Resume):
+            self.committed = [k.id for k in reversed(self.plan.candidates)]
+            self.local = {k.id for k in self.plan.candidates if k.local}
+
+    def run(self, horizon: float) -> c.Finish | None:
+        world = self.world
+        if not world.staging_never:
+            self.later(self.random.uniform(0, 3), lambda: e.StagingReady(self.now))
+        self.every(world.job_dies_every, self.job_dies)
+        self.every(world.staging_lost_every, self.staging_lost)
+        self.every(world.requested_every, self.requested)
+        self.every(world.capsule_dies_every, self.capsule_dies)
+        self.every(world.fenced_every, lambda: e.Fenced(self.now, "taken over"))
+        if world.stop_at is not None:
+            self.later(world.stop_at, self.stop)
+            if world.stop_again_after is not None:
+                self.later(world.stop_at + world.stop_again_after, self.stop)
+        self.feed(e.Begin(self.now, self.plan))
+        while self.finish is None and self.now <= horizon:
+            self.advance()
+        return self.finish
+
+    def advance(self) -> None:
+        due = self.queue[0][0] if self.queue else float("inf")
+        if self.alarm is not None and self.alarm <= due:
+            self.now = max(self.now, self.alarm)
+            self.alarm = None
+            self.feed(e.Tick(self.now))
+            return
+        if not self.queue:
+            assert self.state.phase is Phase.RUNNING, "nothing will ever happen again\n" + story(self.state)
+            self.now = float("inf")  # the job runs on for ever
+            return
+        self.now, _, make = heapq.heappop(self.queue)
+        event = make()
+        if event is not None:
+            self.feed(event)
+
+    def feed(self, event: e.Event) -> None:
+        assert self.finish is None
+        before = self.state.phase
+        self.state, commands = step(self.state, event)
+        straggler = before is self.state.phase and getattr(event, "incarnation", self.alive) != self.alive
+        assert straggler or (before, type(event), self.state.phase) in LEGAL, story(self.state)
+        validate_state(self.state)
+        assert sum(not isinstance(command, c.Answer) for command in commands) < 40, commands
+        for command in commands:
+            assert self.finish is None, f"{command} after the end"
+            self.commands.append((self.now, command))
+            getattr(self, type(command).__name__)(command)
+
+    def later(self, delay: float, make: Callable[[], e.Event | None]) -> None:
+        heapq.heappush(self.queue, (self.now + delay, next(self.order), make))
+
+    def every(self, seconds: float, make: Callable[[], e.Event | None]) -> None:
+        if not seconds:
+            return
+
+        def again() -> e.Event | None:
+            self.every(seconds, make)
+            return make()
+
+        self.later(self.random.expovariate(1 / seconds), again)
+
+    def chance(self, probability: float) -> bool:
+        return self.random.random() < probability
+
+    # What the world does.
+
+    def job_dies(self, outcome: e.Outcome | None = None) -> e.Event | None:
+        if self.alive is None or not (self.running or self.chance(0.3)):
+            return None
+        if outcome is None:
+            alike = [e.Outcome(code=1), e.Outcome(signal=9)]
+            others = [e.Outcome(code=3), e.Outcome(signal=11), e.Outcome(signal=9, oom=True)]
+            outcome = self.random.choice(alike if self.chance(self.world.dies_alike) else others)
+        return self.gone(lambda number: e.JobEnded(self.now, number, outcome))
+
+    def capsule_dies(self) -> e.Event | None:
+        return None if self.alive is None else self.gone(lambda number: e.CapsuleGone(self.now, number))
+
+    def gone(self, make: Callable[[int], e.Event]) -> e.Event:
+        assert self.alive is not None
+        number, self.alive, self.running, self.held = self.alive, None, False, None
+        self.ended.append(number)
+        return make(number)
+
+    def staging_lost(self) -> e.Event | None:
+        if not self.local:
+            return None
+        lost = self.random.choice(sorted(self.local))
+        self.local.discard(lost)
+        return e.StagingLost(self.now, lost)
+
+    def requested(self) -> e.Event:
+        waiter = next(self.numbers)
+        self.waiters.add(waiter)
+        return e.CheckpointRequested(self.now, waiter, wait=self.chance(0.5))
+
+    def stop(self) -> e.Event:
+        if self.stopped_at is None:
+            self.stopped_at = self.now
+        return e.StopRequested(self.now, self.world.grace, 15)
+
+    # What the commands do.
+
+    def begin(self, number: int, success: Callable[[], e.Event], failure: Callable[[], e.Event], odds: float) -> None:
+        assert self.alive is None, "two incarnations at once"
+        assert self.started == self.ended, "an incarnation has not ended"
+        self.alive = number
+        self.started.append(number)
+        fails = self.chance(odds)
+
+        def report() -> e.Event | None:
+            if self.alive != number:
+                return None
+            if fails:
+                return self.gone(lambda _: failure())
+            self.running = True
+            return success()
+
+        self.later(self.random.uniform(0.01, 2), report)
+
+    def StartJob(self, command: c.StartJob) -> None:
+        number = command.incarnation
+        self.begin(
+            number,
+            lambda: e.JobStarted(self.now, number),
+            lambda: e.StartFailed(self.now, number, "command 'x' is not there", 127),
+            self.world.start_fails,
+        )
+
+    def RestoreJob(self, command: c.RestoreJob) -> None:
+        number, checkpoint = command.incarnation, command.checkpoint
+        assert checkpoint not in self.bad
+        if command.local:
+            assert checkpoint in self.local, "restored from a local copy that is gone"
+        else:
+            assert checkpoint in self.committed, "restored from the store what is not there"
+        corrupt = self.chance(self.world.corrupt)
+        self.begin(
+            number,
+            lambda: e.RestoreSucceeded(self.now, number),
+            lambda: e.RestoreFailed(self.now, number, checkpoint, "no", corrupt, transient=self.chance(0.1)),
+            self.world.restore_fails,
+        )
+
+    def TakeCheckpoint(self, command: c.TakeCheckpoint) -> None:
+        assert self.dump is None, "two dumps at once"
+        assert self.running, "dumped a job that does not run"
+        assert self.held is None, "dumped a job that is held"
+        assert len(self.local) < self.config.local_slots, "dumped without room"
+        assert self.stopped_at is None or command.hold
+        self.dump = command.id
+        fails, skipped = self.chance(self.world.dump_fails), self.chance(self.world.dump_skipped)
+        number = self.alive
+
+        def report() -> e.Event | None:
+            if self.dump != command.id:
+                return None
+            self.dump = None
+            if skipped or fails or self.alive != number:
+                return e.DumpFailed(self.now, command.id, "no", skipped, self.random.choice([None, 0.0, 3.0]))
+            return self.dumped(command)
+
+        self.later(self.random.uniform(0.1, 2) * self.world.dump_seconds, report)
+        self.dumping = command
+
+    def dumped(self, command: c.TakeCheckpoint) -> e.Event:
+        self.local.add(command.id)
+        if command.hold and self.running:
+            self.held = command.id
+        return e.DumpFinished(self.now, command.id, self.world.dump_seconds, 1 << 20)
+
+    def AbandonDump(self, command: c.AbandonDump) -> None:
+        assert self.dump == command.id
+
+        def report() -> e.Event | None:
+            if self.dump != command.id:
+                return None
+            self.dump = None
+            if self.chance(self.world.late_finish):
+                return self.dumped(self.dumping)
+            return e.DumpFailed(self.now, command.id, "abandoned")
+
+        self.later(self.random.uniform(0, 1), report)
+
+    def ReleaseHold(self, command: c.ReleaseHold) -> None:
+        assert self.held in (command.id, None)
+        self.held = None
+
+    def Upload(self, command: c.Upload) -> None:
+        assert self.upload is None, "two uploads at once"
+        assert command.id in self.local
+        self.upload = command.id
+
+        def report() -> e.Event:
+            self.upload = None
+            if self.chance(self.world.commit_fails) or command.id not in self.local:
+                return e.CommitFailed(self.now, command.id, "no", self.chance(self.world.transient))
+            self.committed.append(command.id)
+            expired = tuple(self.committed[: -self.world.keep])
+            self.committed = self.committed[-self.world.keep :]
+            return e.Committed(self.now, command.id, len(self.commands), self.world.upload_seconds, expired)
+
+        self.later(self.random.uniform(0.1, 2) * self.world.upload_seconds, report)
+
+    def DropLocal(self, command: c.DropLocal) -> None:
+        assert command.id != self.upload, "dropped what is being uploaded"
+        origin = self.state.incarnation.origin
+        assert self.running or self.alive is None or command.id != origin, "dropped what is being restored"
+        self.local.discard(command.id)
+
+    def SignalJob(self, command: c.SignalJob) -> None:
+        assert self.running, "signalled a job that does not run"
+        if not self.chance(self.world.ignores_signal):
+            code = self.random.choice([0, 143])
+            self.later(self.random.uniform(0, 5), lambda: self.job_dies(e.Outcome(code=code)))
+
+    def KillCapsule(self, command: c.KillCapsule) -> None:
+        assert command.incarnation in self.started
+        assert command.incarnation not in [k.incarnation for _, k in self.commands[:-1] if isinstance(k, c.KillCapsule)]
+        number = command.incarnation
+
+        def report() -> e.Event | None:
+            if self.alive == number:
+                by_kill = self.chance(0.5)
+                return self.capsule_dies() if by_kill else self.job_dies(e.Outcome(signal=9)) or self.capsule_dies()
+            return None if self.finish else e.CapsuleGone(self.now, number)
+
+        self.later(self.random.uniform(0, 0.5), report)
+
+    def MarkBad(self, command: c.MarkBad) -> None:
+        assert command.checkpoint in self.committed
+        self.committed.remove(command.checkpoint)
+        self.bad.add(command.checkpoint)
+
+    def WakeAt(self, command: c.WakeAt) -> None:
+        self.alarm = command.when
+
+    def Answer(self, command: c.Answer) -> None:
+        assert (command.id is None) != (command.error is None)
+        self.waiters.remove(command.waiter)
+
+    def Say(self, command: c.Say) -> None:
+        assert command.level in (c.DETAIL, c.NORMAL, c.ERROR)
+        assert command.text
+        assert "None" not in command.text
+
+    def Record(self, command: c.Record) -> None:
+        assert command.event
+
+    def Finish(self, command: c.Finish) -> None:
+        assert self.alive is None, "finished while an incarnation lives"
+        assert self.started == self.ended
+        assert not self.waiters, "somebody still waits"
+        assert self.state.phase is Phase.ENDED
+        self.finish = command

@@ -1,0 +1,130 @@
+"""The machine against a simulated shell: whatever happens, in whatever order, these things hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_shell import ModelShell, World
+
+from ckptrun.core import commands as c
+from ckptrun.core.config import Config, RestartPolicy
+from ckptrun.core.events import Candidate, Fresh, Resume
+from ckptrun.core.model import Exit, RunState
+
+PLENTY = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+
+odds = st.sampled_from([0.0, 0.2, 0.7, 1.0])
+rarely = st.sampled_from([0.0, 3.0, 40.0, 300.0])
+plans = st.one_of(
+    st.just(Fresh()),
+    st.lists(st.booleans(), min_size=1, max_size=3).map(
+        lambda locals_: Resume(tuple(Candidate(f"old{9 - i}", 9 - i, here) for i, here in enumerate(locals_)))
+    ),
+)
+configs = st.builds(
+    Config,
+    token=st.just("t"),
+    interval=st.sampled_from(["auto", None, 2.0, 60.0]),
+    restart=st.sampled_from(RestartPolicy),
+    max_restarts=st.sampled_from([0, 3, 100]),
+    local_slots=st.integers(3, 4),
+) | st.builds(Config, token=st.just("t"), interval=st.sampled_from(["auto", 5.0]), local_slots=st.integers(1, 2))
+
+
+def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
+    fields: dict[str, st.SearchStrategy[object]] = {
+        "seed": st.integers(0, 1 << 32),
+        "dump_fails": odds,
+        "dump_skipped": st.sampled_from([0.0, 0.3]),
+        "commit_fails": odds,
+        "transient": odds,
+        "restore_fails": odds,
+        "corrupt": odds,
+        "start_fails": st.sampled_from([0.0, 0.0, 0.1]),
+        "job_dies_every": rarely,
+        "dies_alike": odds,
+        "ignores_signal": odds,
+        "staging_lost_every": rarely,
+        "requested_every": rarely,
+        "capsule_dies_every": st.sampled_from([0.0, 0.0, 50.0]),
+        "fenced_every": st.sampled_from([0.0, 0.0, 400.0]),
+        "staging_never": st.sampled_from([False, False, False, True]),
+        "stop_at": st.none() | st.floats(0, 400),
+        "stop_again_after": st.none() | st.floats(0, 40),
+        "grace": st.sampled_from([0.0, 1.0, 30.0]),
+        "dump_seconds": st.sampled_from([0.2, 5.0]),
+        "upload_seconds": st.sampled_from([0.2, 5.0, 60.0]),
+        "keep": st.integers(1, 3),
+    }
+    return st.builds(World, **(fields | fixed))
+
+
+def slots_for(config: Config, plan: Fresh | Resume) -> Config:
+    here = sum(k.local for k in plan.candidates) if isinstance(plan, Resume) else 0
+    return Config(config.token, config.interval, config.restart, config.max_restarts, max(config.local_slots, here))
+
+
+@PLENTY
+@given(configs, worlds(), plans)
+def test_no_history_breaks_an_invariant(config, world, plan):
+    ModelShell(slots_for(config, plan), world, plan).run(600)
+
+
+@PLENTY
+@given(configs, worlds(stop_at=st.floats(0, 300)), plans)
+def test_a_stop_ends_the_run_within_the_grace(config, world, plan):
+    shell = ModelShell(slots_for(config, plan), world, plan)
+    assert shell.run(world.stop_at + world.grace + 1) is not None
+    if shell.stopped_at is not None:
+        assert shell.now <= shell.stopped_at + world.grace + 1
+
+
+@PLENTY
+@given(st.integers(0, 1 << 32), st.sampled_from(["auto", 5.0]), rarely, st.integers(1, 4))
+def test_a_job_that_always_fails_alike_is_given_up(seed, interval, lost, slots):
+    world = World(seed, job_dies_every=20.0, dies_alike=1.0, staging_lost_every=lost)
+    shell = ModelShell(Config("t", interval, max_restarts=60, local_slots=slots), world)
+    finish = shell.run(60 * 120)
+    assert finish is not None
+    assert finish.state is RunState.FAILED
+    assert finish.exit.by == "job"
+
+
+@PLENTY
+@given(configs, worlds(stop_at=st.none(), requested_every=st.just(0.0), staging_lost_every=st.just(0.0)), plans)
+def test_nothing_is_done_in_a_busy_loop(config, world, plan):
+    shell = ModelShell(slots_for(config, plan), world, plan)
+    shell.run(600)
+    deaths = len(shell.ended) + 1
+    done = Counter(type(command) for _, command in shell.commands)
+    per_interval = 600 / (2.0 if config.interval == 2.0 else 5.0 if config.interval == 5.0 else 30.0)
+    skips = 600 if world.dump_skipped else 0  # a hook may ask for another try after a second
+    dumps = per_interval + skips + deaths + 5
+    assert done[c.TakeCheckpoint] <= dumps
+    assert done[c.Upload] <= dumps + 600 / 5
+    assert done[c.WakeAt] <= 6 * (dumps + deaths) + 600 / 5
+    assert len(shell.started) <= config.max_restarts + 60
+
+
+@PLENTY
+@given(st.integers(0, 1 << 32), st.floats(31, 300), st.sampled_from([0.2, 2.0]))
+def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed, stop_at, upload):
+    world = World(seed, stop_at=stop_at, upload_seconds=upload)
+    shell = ModelShell(Config("t"), world)
+    assert shell.run(1000) == c.Finish(Exit("ckptrun", 75), RunState.INTERRUPTED)
+    last = [command for _, command in shell.commands if isinstance(command, c.TakeCheckpoint)][-1]
+    assert last.hold
+    assert shell.committed[-1] == last.id
+
+
+@PLENTY
+@given(worlds(), plans)
+def test_a_history_replayed_gives_the_same_commands(world, plan):
+    config = Config("t", local_slots=3)
+    first, second = ModelShell(config, world, plan), ModelShell(config, world, plan)
+    first.run(200)
+    second.run(200)
+    assert first.commands == second.commands
+    assert first.state == second.state
