@@ -187,6 +187,14 @@ class Run:
         """Wait until the job has a first process and return its PID, as this machine sees it."""
         return int(self.until("job_pid", lambda: self.status()["job_pid"]))
 
+    def dumping(self) -> bool:
+        """Tell whether CRIU is taking a checkpoint right now."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "dump" in process.cmdline():
+                    return True
+        return False
+
     def kill_job(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal to every process of the job."""
         first = psutil.Process(self.job_pid())

@@ -44,6 +44,7 @@ class Terminal:
             stderr=slave,
             preexec_fn=_lead,  # noqa: PLW1509 - three system calls
         )
+        self.path = os.ttyname(slave)
         os.close(slave)
         self._screen = Collector(self._master)
         self._seen = 0
