@@ -5,11 +5,14 @@ Sizes in bytes, durations in seconds, times in RFC 3339. Nothing is written.
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptrun.app.identity import this_owner
 from ckptrun.app.stores import backend_of, existing_lineage, key_source, record_of
 from ckptrun.core.model import RunState
-from ckptrun.errors import CkptrunError, CorruptError, StoreError, UsageError, WrongKeyError
+from ckptrun.errors import CorruptError, UsageError, WrongKeyError
 from ckptrun.store.repository import Lineage, list_lineages
 from ckptrun.supervisor.control_client import is_live
 from ckptrun.telemetry.events import FILE_NAME, follow_events, read_events, rfc3339
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import CheckpointRecord
     from ckptrun.settings import StoreSettings
-    from ckptrun.store.repository import Head
+    from ckptrun.store.repository import Head, Owner
 
 
 def lineages(settings: StoreSettings) -> list[dict[str, Any]]:
@@ -42,7 +45,7 @@ def lineage(settings: StoreSettings, name: str) -> dict[str, Any]:
     """
     found = existing_lineage(settings, name)
     head = found.head()
-    if head is None:
+    if head is None or not head.run.started:
         raise UsageError(f"lineage {name!r} has no run yet", hint="start it with 'ckptrun -- COMMAND'")
     return {
         "name": name,
@@ -53,7 +56,7 @@ def lineage(settings: StoreSettings, name: str) -> dict[str, Any]:
         "exit": _exit(head),
         "epoch": head.epoch,
         "labels": dict(head.run.labels),
-        "checkpoints": [_checkpoint(found, record) for record in found.checkpoints()],
+        "checkpoints": [_checkpoint(found, record) for record in head.checkpoints],
     }
 
 
@@ -106,9 +109,9 @@ def _summary(settings: StoreSettings, name: str, found: Lineage) -> dict[str, An
         head = found.head()
     except (WrongKeyError, CorruptError) as error:  # the others are still worth listing
         return {**row, "problem": error.message}
-    if head is None:
+    if head is None or not head.run.started:
         return {**row, "problem": "no run yet"}
-    records = found.checkpoints()
+    records = head.checkpoints
     return {
         **row,
         "state": _state(settings, name, head),
@@ -143,6 +146,29 @@ def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
         "compat": compat,
         "labels": dict(record.labels),
     }
+
+
+def _state(settings: StoreSettings, name: str, head: Head) -> str:
+    """Return how the last run stands: one that its store calls running may have died since."""
+    if head.run.state is not RunState.RUNNING or is_live(settings.run_dir(name)):
+        return str(head.run.state)
+    if head.owner is None:
+        return str(RunState.INTERRUPTED)
+    here = _lives_here(head.owner)
+    alive = head.lease_until_hint > time.time() if here is None else here
+    return str(RunState.RUNNING if alive else RunState.INTERRUPTED)
+
+
+def _lives_here(owner: Owner) -> bool | None:
+    """Tell whether a writer's process lives; None if it is none of this boot and PID namespace."""
+    own = this_owner()
+    if (owner.boot_id, owner.pid_namespace) != (own.boot_id, own.pid_namespace):
+        return None
+    try:
+        stat = Path(f"/proc/{owner.pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+    return int(stat.rpartition(")")[2].split()[19]) == owner.start_time
 
 
 def _exit(head: Head) -> dict[str, Any] | None:

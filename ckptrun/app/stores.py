@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.errors import UsageError
 from ckptrun.settings import KeyKind
-from ckptrun.store.repository import KeySource, Lineage, list_lineages, open_backend
+from ckptrun.store.repository import KeySource, Lineage, open_backend
 
 if TYPE_CHECKING:
     from ckptrun.core.model import CheckpointRecord

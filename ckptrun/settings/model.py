@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ckptrun.core.config import Interval, RestartPolicy
-from ckptrun.settings.names import run_directory
+from ckptrun.settings.names import run_directory, store_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,6 +131,11 @@ class RunSettings:
         return StoreSettings(
             self.store_url, self.s3_endpoint_url, self.key, self.no_encryption, self.state_dir
         )
+
+    @property
+    def store_directory(self) -> Path | None:
+        """The store's directory; None if it is a bucket."""
+        return store_directory(self.store_url)
 
     @property
     def run_dir(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +13,6 @@ from ckptrun.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 NAME_LIMIT = 100
 """Characters of a lineage's name: it becomes a directory and a key prefix."""
@@ -77,7 +77,7 @@ def check_store_url(url: str) -> str:
             raise UsageError(f"store {url!r} is no absolute path", hint="write file:///path, three slashes")
         if "\0" in unquote(parts.path):
             raise UsageError(f"store {url!r} holds a NUL byte", hint="name an ordinary directory")
-        return url
+        return f"file://{parts.path}"
     if parts.scheme == "s3":
         if not _BUCKET.fullmatch(parts.netloc):
             raise UsageError(f"store {url!r} names no valid bucket", hint="write s3://bucket/prefix")
@@ -85,10 +85,16 @@ def check_store_url(url: str) -> str:
     raise UsageError(f"store {url!r} is of no known kind", hint="write file:///path or s3://bucket/prefix")
 
 
+def store_directory(url: str) -> Path | None:
+    """Return the directory of a ``file://`` store; None for a bucket."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 def state_directory(environ: Mapping[str, str], home: Path) -> Path:
     """Return where ckptrun keeps what outlives a run, by XDG's rule: under ``~/.local/state`` by default."""
     configured = environ.get("XDG_STATE_HOME", "")
-    base = home / ".local" / "state" if not configured.startswith("/") else type(home)(configured)
+    base = home / ".local" / "state" if not configured.startswith("/") else Path(configured)
     return base / "ckptrun"
 
 

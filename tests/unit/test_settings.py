@@ -288,6 +288,29 @@ def test_the_same_name_in_two_stores_is_two_runs():
     assert one.parts[:3] == ("/", "s", "runs")
 
 
+@pytest.mark.parametrize(
+    ("url", "directory"),
+    [
+        ("file:///a/b", "/a/b"),
+        ("file://localhost/a", "/a"),
+        ("file:///with%20space%3F", "/with space?"),
+        ("file:///with space", "/with space"),
+    ],
+)
+def test_a_directory_store_says_where_it_lies(resolve: Resolve, url: str, directory: str):
+    assert resolve({"store": url}).store_directory == Path(directory)
+
+
+def test_a_bucket_lies_in_no_directory(resolve: Resolve):
+    settings = resolve({"store": "s3://bucket", "name": "n", "no-encryption": True})
+    assert settings.store_directory is None
+
+
+def test_a_state_directory_with_odd_characters_holds_the_default_store(resolve: Resolve):
+    settings = resolve(environ={"XDG_STATE_HOME": "/my state/100%"})
+    assert settings.store_directory == Path("/my state/100%/ckptrun/store")
+
+
 def test_queries_need_no_key_to_read_a_plain_bucket(tmp_path: Path):
     assert resolve_store({"store": "s3://bucket"}, {"HOME": "/h"}, tmp_path).key.kind is KeyKind.NONE
 
