@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.health import Check
-from ckptrun.errors import CkptrunError, MissingFeatureError, StoreError, UsageError
+from ckptrun.errors import (
+    CkptrunError,
+    MissingFeatureError,
+    PreconditionError,
+    StoreError,
+    StoreRefusedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.settings import StoreSettings
+    from ckptrun.store.repository import Backend
 
 STORE_CHECK = "store"
+
+PROBE_FOLDER = ".doctor"
+"""No lineage's name begins with a dot."""
 
 
 def diagnose(settings: StoreSettings, *, fix: bool) -> dict[str, Any]:
@@ -81,12 +93,35 @@ def _store_check(settings: StoreSettings) -> Check:
     from ckptrun.app.stores import backend_of  # noqa: PLC0415 -- 'explain' needs no store
 
     try:
-        backend_of(settings).probe()
+        _try_out(backend_of(settings))
     except CkptrunError as error:
-        return Check(
-            STORE_CHECK, ok=False, detail=error.message, remedy=error.hint or "choose another --store"
+        remedy = error.hint or "choose another --store"
+        return Check(STORE_CHECK, ok=False, detail=error.message, remedy=remedy)
+    return Check(STORE_CHECK, ok=True, detail=f"{settings.url} can be written and honours preconditions")
+
+
+def _try_out(backend: Backend) -> None:
+    """Write, read and delete an object of no lineage.
+
+    Raises:
+        StoreError: that does not work, or the store lets a second writer overwrite the first.
+    """
+    name = f"{PROBE_FOLDER}/{secrets.token_hex(8)}"
+    backend.prepare()
+    backend.put_if_absent(name, b"ckptrun doctor")
+    try:
+        if backend.get(name) != b"ckptrun doctor":
+            raise StoreRefusedError(f"{backend.url} gives back other bytes than it was given")
+        try:
+            backend.put_if_absent(name, b"overwritten")
+        except PreconditionError:
+            return
+        raise StoreRefusedError(
+            f"{backend.url} ignores preconditions: two runs could overwrite each other's checkpoints",
+            hint="use a store with conditional writes: AWS S3, or a server that implements If-None-Match",
         )
-    return Check(STORE_CHECK, ok=True, detail=f"{settings.url} takes conditional writes")
+    finally:
+        backend.delete(name)
 
 
 def _line_around(text: str, position: int) -> str:
