@@ -16,8 +16,6 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
 from ckptrun.capsule import spec as specs
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
@@ -44,10 +42,16 @@ class Callbacks:
 
 
 class Running:
-    """A program started inside the capsule."""
+    """A program started inside the capsule.
 
-    def __init__(self, pid: int) -> None:
+    Args:
+        pid: its PID there.
+        send: sends a signal to a PID there.
+    """
+
+    def __init__(self, pid: int, send: Callable[[int, int], None]) -> None:
         self.pid = pid
+        self._send = send
         self._ended = threading.Event()
         self._status = 0
 
@@ -61,6 +65,10 @@ class Running:
         if not self._ended.wait(timeout):
             return None
         return os.waitstatus_to_exitcode(self._status)
+
+    def kill(self) -> None:
+        """End it, if it still runs, and whatever it left behind in its process group."""
+        self._send(-self.pid, signal.SIGKILL)
 
 
 class Capsule:
@@ -79,6 +87,7 @@ class Capsule:
         self._started = threading.Event()
         self._failure = ""
         self.init_pid = 0
+        self._reaped = False
         self._control: socket.socket
         self._reader: threading.Thread | None = None
 
@@ -145,25 +154,27 @@ class Capsule:
 
     def host_pids(self) -> list[int]:
         """Return the PIDs, as this process sees them, of everything under init."""
-        try:
-            return [p.pid for p in psutil.Process(self.init_pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        return [] if self._reaped or not self.init_pid else _descendants(self.init_pid)
+
+    def job_pids(self) -> list[int]:
+        """Return the PIDs, as this process sees them, of the job root and all below it, the root first."""
+        root = self.host_pid(ROOT_PID)
+        return [] if root is None else [root, *_descendants(root)]
 
     def host_pid(self, inside: int) -> int | None:
         """Return the PID as this process sees it of PID `inside` of the capsule."""
-        for pid in self.host_pids():
-            if pid_inside(pid) == inside:
-                return pid
-        return None
+        return next((pid for pid in self.host_pids() if pid_inside(pid) == inside), None)
 
     def destroy(self) -> None:
         """End the capsule and every process in it; returns when they are gone."""
-        if self.init_pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.init_pid, signal.SIGKILL)
-        else:
-            self._control.close()
+        with self._lock:  # once reaped, the number may be another process's
+            if self.init_pid and not self._reaped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.init_pid, signal.SIGKILL)
+        with contextlib.suppress(
+            OSError
+        ):  # an init we know nothing of yet ends by this; what it said is still read
+            self._control.shutdown(socket.SHUT_RDWR)
         if self._reader and self._reader is not threading.current_thread():
             self._reader.join(START_SECONDS)
 
@@ -193,7 +204,7 @@ class Capsule:
                 self._started.set()
             case ["spawned", token, pid]:
                 with self._lock:
-                    self._spawned[token] = self._running[int(pid)] = Running(int(pid))
+                    self._spawned[token] = self._running[int(pid)] = Running(int(pid), self.kill)
                 self._answer(token, words)
             case ["failed", token, *_]:
                 self._answer(token, words)
@@ -217,6 +228,9 @@ class Capsule:
     def _end(self) -> None:
         if self.init_pid:
             with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.init_pid, os.WEXITED | os.WNOWAIT)
+            with self._lock, contextlib.suppress(ChildProcessError):
+                self._reaped = True
                 os.waitpid(self.init_pid, 0)
         if not self._failure and not self._started.is_set():
             self._failure = "0 init ended"
@@ -229,6 +243,24 @@ class Capsule:
         for running in leftovers:
             running.end(signal.SIGKILL)
         self._callbacks.gone()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return every process below `pid`, parents before children; the kernel keeps the lists, so this is quick."""
+    found, at = [pid], 0
+    while at < len(found):
+        for task in _listing(f"/proc/{found[at]}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{found[at]}/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
+        at += 1
+    return found[1:]
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def pid_inside(host_pid: int) -> int | None:

@@ -6,6 +6,7 @@ Used by `streams` only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,11 +32,12 @@ class Output:
     `count` is the number of bytes the job has written to it since the lineage began.
     """
 
-    def __init__(self, target: int, name: str) -> None:
+    def __init__(self, target: int, name: str, say: Callable[[str], None]) -> None:
         self.count = 0
         self.broken = False
         self._target = target
         self._name = name
+        self._say = say
         self._lock = threading.Lock()
         self._pending: list[bytes] = []
         self._reader = -1
@@ -97,8 +99,10 @@ class Output:
                 self._write(b"".join(parts))
                 if data == b"":
                     return
-        except OSError:  # the reader of our stream is gone, as the job is about to learn
+        except OSError as error:  # nobody takes our stream any more, as the job is about to learn
             self.broken = True
+            if error.errno != errno.EPIPE:
+                self._say(f"{self._name} cannot be written ({error.strerror}): the job finds its pipe broken")
         finally:
             with self._lock:
                 os.close(self._reader)
@@ -127,6 +131,7 @@ class Input:
         self._hash = hashlib.blake2b(digest_size=16)
         self._marks = {0: self._hash.copy()}
         self._writer = -1
+        self._last = -1
         self._stop: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
         self._warned = False
@@ -143,10 +148,7 @@ class Input:
     def position(self) -> tuple[int, str]:
         """Return how many bytes the job has read, and their digest; the job must be stopped."""
         with self._lock:
-            unread = 0
-            if self._writer >= 0:
-                unread = struct.unpack("i", fcntl.ioctl(self._writer, termios.FIONREAD, b"\0\0\0\0"))[0]
-            consumed = self._given - unread
+            consumed = self._given - self._unread()
             self._hash_to(consumed)
             self._marks[consumed] = self._hash.copy()
             return consumed, self._hash.hexdigest()
@@ -158,6 +160,8 @@ class Input:
             RestoreError: the bytes are kept no more, or the new input is not the old one.
         """
         with self._lock:
+            if self._base + len(self._kept) < offset and not self._at_end:
+                self._say(f"reading the first {offset} bytes of standard input again: the job has had them")
             while self._base + len(self._kept) < offset and not self._at_end:
                 self._take(os.read(self._source, _CHUNK))
                 self._given = min(offset, self._base + len(self._kept))
@@ -171,6 +175,7 @@ class Input:
             self._hash_to(offset)
             if digest and self._hashed == offset and self._hash.hexdigest() != digest:
                 raise RestoreError("standard input is not what the job had read before this checkpoint")
+            self._marks[offset] = self._hash.copy()
             self._given = offset
 
     def forget(self, before: int) -> None:
@@ -187,6 +192,16 @@ class Input:
             self._thread = None
             os.close(self._stop[0])
             os.close(self._stop[1])
+        if self._last >= 0:
+            os.close(self._last)
+            self._last = -1
+
+    def _unread(self) -> int:
+        """Return the bytes in the pipe; known after its end has been written too."""
+        fd = self._writer if self._writer >= 0 else self._last
+        if fd < 0:
+            return 0
+        return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0])
 
     def _run(self) -> None:
         assert self._stop is not None
@@ -202,8 +217,9 @@ class Input:
                         self._take(data)
                 with self._lock:
                     at = self._given - self._base
-                    if at >= len(self._kept):
-                        return  # the end of the input
+                    if at >= len(self._kept):  # the end of the input, which the job may not have read to yet
+                        self._last = os.open(f"/proc/self/fd/{self._writer}", os.O_RDONLY | os.O_NONBLOCK)
+                        return
                     with contextlib.suppress(BlockingIOError):
                         self._given += os.write(self._writer, self._kept[at : at + _CHUNK])
         except OSError:

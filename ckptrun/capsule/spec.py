@@ -46,9 +46,7 @@ class CapsuleSpec:
         shared: folders of ckptrun that are bound to constant paths: name under `HIDDEN` -> host folder.
         user_namespace: (uid, gid) outside that become 0 inside, for an ordinary user; None as root.
         offsets: for the time namespace; None leaves the clocks alone.
-        private_shm: give the job its own /dev/shm.
-        terminal: give it its own /dev/pts.
-        owner: uid and gid of what the job may write in its private folders.
+        owner: uid and gid of the folder that holds what the job may write.
     """
 
     helper: Helper
@@ -77,7 +75,14 @@ class CapsuleSpec:
             inside = f"{HIDDEN}/{name}"
             steps += [("mkdir", inside, 0o700), ("mount", folder, inside, "", MS_BIND, "")]
         steps += [
-            ("mount", "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"),
+            (
+                "mount",
+                "devpts",
+                "/dev/pts",
+                "devpts",
+                MS_NOSUID | MS_NOEXEC,
+                "newinstance,ptmxmode=0666,mode=0620",
+            ),
             ("mount", "/dev/pts/ptmx", "/dev/ptmx", "", MS_BIND, ""),
         ]
         return [word for step in steps for word in _encode(*step)]
@@ -96,6 +101,7 @@ class Program:
         pid: the PID it gets, if the kernel allows choosing; 0 takes the next.
         last_pid: set the PID counter to this first, so that the program gets the next one.
         deny_io_uring: answer ENOSYS to io_uring_setup.
+        umask: its file mode creation mask; None: as this process's.
     """
 
     argv: Sequence[str | bytes]

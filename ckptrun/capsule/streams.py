@@ -128,8 +128,10 @@ class Streams:
 
     def _open(self, name: str) -> int:
         if name in (STDOUT, STDERR, SCREEN):
-            target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)
-            return self._outputs.setdefault(name, Output(target, name)).open()
+            target = {STDOUT: 1, STDERR: 2}.get(
+                name, self._terminal_fd if self._terminal_fd is not None else 1
+            )
+            return self._outputs.setdefault(name, Output(target, name, self._say)).open()
         if name == STDIN:
             return self._the_input().open()
         reader, writer = os.pipe()

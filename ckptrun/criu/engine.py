@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.criu import remedies
-from ckptrun.criu.stream import Capture, Serve
+from ckptrun.criu.stream import Capture, Serve, listen
 from ckptrun.errors import DumpError, RestoreError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ ACTION_SOCKET = "action.sock"
 LOG_LEVEL = "-v3"
 COLLECT_SECONDS = 30
 """CRIU's --timeout: for collecting the tree; 10 s by default is too little for thousands of processes."""
-END_SECONDS = 30.0
-"""How long CRIU may take to end after its work is done."""
+END_SECONDS = 10.0
+"""How long CRIU may take to end once it has been refused or cut off; then it is killed."""
 GHOST_LIMIT = 1 << 30
 """Bytes an unlinked open file may have; CRIU's own default of 1 MiB is a trap."""
 
@@ -45,6 +46,9 @@ class Process(Protocol):
 
     def wait(self, timeout: float | None) -> int | None:
         """Return the exit code (negative: signal), or None when `timeout` seconds pass first."""
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and what it left behind."""
 
 
 class Spawn(Protocol):
@@ -87,12 +91,11 @@ class DumpResult:
 
     Args:
         images: the image files, in staging.
-        frozen_seconds: from CRIU's first look at the tree to its thaw.
+        frozen_seconds: from the moment CRIU stops the first task to the moment it lets them go.
     """
 
-    images: Mapping[str, Extents]
+    images: dict[str, Extents]
     frozen_seconds: float
-    flags: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ class DumpRequest:
         root_pid: PID inside the capsule of the tree's root.
         slot: where the images go.
         external: CRIU's names of what stays outside: ``pipe:[123]``.
-        max_freeze: seconds the job may be stopped.
-        frozen: called while the tree is stopped and all images are read; what it raises fails the dump.
+        max_freeze: seconds the job may be stopped; counted from CRIU's connection to the capture, just before.
+        frozen: called with the images while the tree is stopped; what it raises fails the dump.
         hold: seconds more that `frozen` may take, for a checkpoint after which the job is to be killed.
     """
 
@@ -112,7 +115,7 @@ class DumpRequest:
     slot: Slot
     external: Sequence[str]
     max_freeze: float
-    frozen: Callable[[], None]
+    frozen: Callable[[dict[str, Extents]], None]
     hold: float = 0.0
     flags: tuple[str, ...] = ()
 
@@ -123,109 +126,188 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     Raises:
         DumpError: it failed or took too long; the job runs on.
     """
-    capture = Capture(place.folder, request.slot)
     argv = [*place.common("dump"), "-t", str(request.root_pid), "--leave-running", "--link-remap"]
     argv += ["--ghost-limit", str(GHOST_LIMIT), "--timeout", str(COLLECT_SECONDS), *request.flags]
     for name in request.external:
         argv += ["--external", name]
-    action = _PostDump(place.folder, capture, request)
+    patience = (
+        request.max_freeze + request.hold + END_SECONDS
+    )  # the action's own, should this process be stuck
     env = _environment(place) | {
         "CKPTRUN_ACTION_SOCKET": str(place.folder / ACTION_SOCKET),
-        "CKPTRUN_ACTION_MILLISECONDS": str(int((request.max_freeze + request.hold) * 1000)),
+        "CKPTRUN_ACTION_MILLISECONDS": str(int(patience * 1000)),
     }
-    capture.start()
-    action.start()
-    started = time.monotonic()
-    try:
-        process = spawn(argv, env, {})
-        code = _wait_for_dump(process, action, capture, started + request.max_freeze)
-    finally:
-        action.close()
-        capture.close()
-    ended = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        capture = Capture(place.folder, request.slot)
+        stack.callback(capture.close)
+        action = _PostDump(place.folder, capture, request)
+        stack.callback(action.close)
+        capture.start()
+        action.start()
+        started = time.monotonic()
+        try:
+            process = spawn(argv, env, {})
+        except OSError as error:
+            raise DumpError(f"CRIU could not be started: {error}") from error
+        code = _wait_for_dump(process, action)
+        if code is not None and code < 0:
+            process.kill()  # whoever killed it may have left its children
+        ended = time.monotonic()
     if code == 0 and action.granted:
-        return DumpResult(capture.images, ended - started)
-    raise _dump_error(place, code, action, capture, request)
+        return DumpResult(capture.images, _frozen_seconds(place.folder / "dump.log", ended - started))
+    raise _dump_error(place, code, action, request)
 
 
-def _wait_for_dump(process: Process, action: _PostDump, capture: Capture, deadline: float) -> int | None:
-    """Wait for CRIU; past the deadline, before its post-dump action, break its pipes so that it fails and thaws."""
-    code = process.wait(max(deadline - time.monotonic(), 0.0))
+def _wait_for_dump(process: Process, action: _PostDump) -> int | None:
+    """Wait for CRIU. Past the deadline it is refused and cut off, so that it fails and thaws; then it is killed.
+
+    The kernel lets the tasks of a killed tracer go, and what CRIU had put into them takes itself out.
+    """
+    while (left := action.deadline() - time.monotonic()) > 0:
+        code = process.wait(left)
+        if code is not None:
+            return code
+    action.refuse()
+    return _end(process)
+
+
+def _end(process: Process) -> int | None:
+    """Wait for a CRIU that should end by itself; kill it if it does not."""
+    code = process.wait(END_SECONDS)
     if code is not None:
         return code
-    if not action.reached.is_set():
-        capture.close()
-    return process.wait(END_SECONDS + action.hold)
+    process.kill()
+    return process.wait(END_SECONDS)
 
 
-def _dump_error(
-    place: Place, code: int | None, action: _PostDump, capture: Capture, request: DumpRequest
-) -> DumpError:
-    error = action.error or capture.error
-    if isinstance(error, DumpError):
-        return error
-    if error is not None:
-        return DumpError(f"the checkpoint failed: {error}")
-    if code is None or action.late or not (action.reached.is_set() or code):
+def _frozen_seconds(log: Path, otherwise: float) -> float:
+    """Return the time between the first task's stop and the thaw, by CRIU's log (in stream mode it keeps no statistics)."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return otherwise
+    first, last = _SEIZED.search(text), _UNFREEZING.search(text)
+    return float(last[1]) - float(first[1]) if first and last else otherwise
+
+
+_SEIZED = re.compile(r"^\((\d+\.\d+)\) Seized task ", re.MULTILINE)
+_UNFREEZING = re.compile(r"^\((\d+\.\d+)\) Unfreezing tasks ", re.MULTILINE)
+
+
+def _dump_error(place: Place, code: int | None, action: _PostDump, request: DumpRequest) -> DumpError:
+    if action.late:
         return DumpError(
             f"the checkpoint kept the job stopped for more than {request.max_freeze:g} s and was given up",
             hint="raise --max-freeze, or checkpoint a smaller job",
         )
-    return DumpError(remedies.sentence(place.folder / "dump.log", f"CRIU failed with {code}"))
+    if action.error is not None:
+        return action.error if isinstance(action.error, DumpError) else DumpError(_told(action.error))
+    if code == 0:
+        return DumpError(
+            "CRIU let the job run on without asking; the images may be torn",
+            hint="this is a defect: report it",
+        )
+    return DumpError(remedies.sentence(place.folder / "dump.log", _ended(code)))
+
+
+def _told(error: Exception) -> str:
+    return f"the checkpoint failed: {error or type(error).__name__}"
+
+
+def _ended(code: int | None) -> str:
+    if code is None:
+        return "CRIU did not end"
+    return f"CRIU was killed by signal {-code}" if code < 0 else f"CRIU failed with {code}"
 
 
 class _PostDump:
     """Answers CRIU's post-dump action: yes, when all is read and the caller's work inside the freeze is done."""
 
     def __init__(self, folder: Path, capture: Capture, request: DumpRequest) -> None:
-        self.reached = threading.Event()
         self.granted = False
         self.late = False
-        self.error: Exception | None = None
-        self.hold = request.hold
+        self._failure: Exception | None = None
         self._capture = capture
         self._request = request
-        path = folder / ACTION_SOCKET
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        path.chmod(0o666)  # the folder is private; the action may run as the job's user
-        self._listener.listen(1)
-        self._deadline = time.monotonic() + request.max_freeze
+        self._started = time.monotonic()
+        self._reading = True
+        self._lock = threading.Lock()
+        self._answered = False
+        self._connection: socket.socket | None = None
+        self._listener = listen(
+            folder / ACTION_SOCKET, 0o666
+        )  # the folder is private; the action may be the job's user
         self._thread = threading.Thread(target=self._run, name="post-dump", daemon=True)
+
+    @property
+    def error(self) -> Exception | None:
+        """What went wrong on this side."""
+        return self._failure or self._capture.error
+
+    def deadline(self) -> float:
+        """Return until when the job may be stopped, as far as it is known yet."""
+        begun = self._capture.connected or self._started
+        return begun + self._request.max_freeze + (0.0 if self._reading else self._request.hold)
 
     def start(self) -> None:
         self._thread.start()
 
+    def refuse(self) -> None:
+        """Say no, now or when asked, and break CRIU's pipes: the time is up."""
+        if self._answer(b"n"):
+            self.late = True
+        self._capture.close()
+
     def close(self) -> None:
+        """Return when nothing of the caller's runs any more."""
+        self._answer(b"n")
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        if self._thread.ident is not None:
+            self._thread.join()
         self._listener.close()
-        self._thread.join()
 
     def _run(self) -> None:
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        with connection, contextlib.suppress(OSError):
-            connection.recv(64)
-            self.reached.set()
-            answer = b"y" if self._grant() else b"n"
-            connection.sendall(answer)
-            self.granted = answer == b"y"
+        with connection:
+            connection.recv(64)  # closing with something unread would take the answer back
+            with self._lock:
+                self._connection, refused = connection, self._answered
+            if refused:
+                _send(connection, b"n")
+            else:
+                self._answer(b"y" if self._grant() else b"n")
+
+    def _answer(self, letter: bytes) -> bool:
+        """Give the one answer; False if it was given before."""
+        with self._lock:
+            if self._answered:
+                return False
+            self._answered = True
+            if self._connection is not None:
+                self.granted = _send(self._connection, letter) and letter == b"y"
+            return True
 
     def _grant(self) -> bool:
         try:
-            if not self._capture.wait(max(self._deadline - time.monotonic(), 0.0)):
-                self.late = self._capture.error is None
+            if not self._capture.wait(max(self.deadline() - time.monotonic(), 0.0)):
+                self.late = self.deadline() <= time.monotonic()
                 return False
-            self._request.frozen()
+            self._reading = False
+            self._request.frozen(self._capture.images)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job must be thawed
-            self.error = error
+            self._failure = error
             return False
-        self.late = time.monotonic() > self._deadline + self.hold
-        return not self.late
+        return True
+
+
+def _send(connection: socket.socket, letter: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return connection.send(letter) == 1
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,24 +333,30 @@ def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float)
     Raises:
         RestoreError: it does not.
     """
-    serve = Serve(place.folder, request.images)
     argv = [*place.common("restore"), "--restore-detached", *request.flags]
     fds: dict[int, int] = {}
     for number, (name, fd) in enumerate(request.inherit.items(), start=3):
         fds[number] = fd
         argv += ["--inherit-fd", f"fd[{number}]:{name}"]
     env = _environment(place) | {"CKPTRUN_LAST_PID": str(request.last_pid)}
-    serve.start()
-    try:
-        code = spawn(argv, env, fds).wait(timeout)
-    finally:
-        serve.close()
+    with contextlib.ExitStack() as stack:
+        serve = Serve(place.folder, request.images)
+        stack.callback(serve.close)
+        serve.start()
+        try:
+            process = spawn(argv, env, fds)
+        except OSError as error:
+            raise RestoreError(f"CRIU could not be started: {error}") from error
+        code = process.wait(timeout)
+        if code is None:
+            process.kill()
+            process.wait(END_SECONDS)
     if serve.error is not None:
         raise RestoreError(f"the checkpoint's images could not be read: {serve.error}") from serve.error
     if code is None:
         raise RestoreError(f"CRIU did not finish the restore within {timeout:g} s")
     if code != 0:
-        raise RestoreError(remedies.sentence(place.folder / "restore.log", f"CRIU failed with {code}"))
+        raise RestoreError(remedies.sentence(place.folder / "restore.log", _ended(code)))
 
 
 def clean(folder: Path) -> None:

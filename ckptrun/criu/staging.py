@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MIB = 1 << 20
 WINDOW = MIB
@@ -52,6 +52,7 @@ class Slot:
         self.view = memoryview(self._map)
         self.used = 0
         self.populated = 0
+        self._lock = threading.Lock()
 
     def window(self) -> memoryview:
         """Return the next free bytes, at most `WINDOW`.
@@ -66,21 +67,37 @@ class Slot:
             )
         return self.view[self.used : min(self.used + WINDOW, self.capacity)]
 
-    def populate(self, size: int, keep_on: threading.Event | None = None) -> None:
+    def put(self, pieces: Iterable[bytes | memoryview]) -> Extents:
+        """Copy bytes in and return where they are; never while a dump is being read into this slot."""
+        extents = Extents(self)
+        for piece in pieces:
+            rest = memoryview(piece).cast("B")
+            while rest:
+                window = self.window()
+                n = min(len(window), len(rest))
+                window[:n] = rest[:n]
+                extents.append(self.used, n)
+                self.used += n
+                rest = rest[n:]
+        return extents
+
+    def populate(self, size: int, stop: threading.Event | None = None) -> None:
         """Fault the first `size` bytes in, in steps, without holding the interpreter lock."""
-        size = min(size, self.capacity)
-        while self.populated < size and not (keep_on and keep_on.is_set()):
-            step = min(POPULATE_STEP, size - self.populated)
-            if _madvise(self._address + self.populated, step, _MADV_POPULATE_WRITE) != 0:
-                return  # an old kernel: the dump faults them in
-            self.populated += step
+        size = min(-(-size // MIB) * MIB, self.capacity)
+        while not (stop and stop.is_set()):
+            with self._lock:
+                step = min(POPULATE_STEP, size - self.populated)
+                if step <= 0 or _madvise(self._address + self.populated, step, _MADV_POPULATE_WRITE) != 0:
+                    return  # done, or an old kernel: the dump faults them in
+                self.populated += step
 
     def give_back(self, keep: int) -> None:
         """Return all memory past `keep` bytes to the machine."""
         keep = -(-keep // POPULATE_STEP) * POPULATE_STEP
-        if keep < self.populated:
-            _madvise(self._address + keep, self.populated - keep, _MADV_DONTNEED)
-            self.populated = keep
+        with self._lock:
+            if keep < self.capacity:  # a dump may have gone further than what was populated
+                _madvise(self._address + keep, self.capacity - keep, _MADV_DONTNEED)
+            self.populated = min(self.populated, keep)
 
 
 def _madvise(address: int, length: int, advice: int) -> int:
@@ -164,9 +181,13 @@ class Arena:
     def prepare(self, size: int, ready: Callable[[], None]) -> None:
         """Make the next free slot warm for a dump of `size` bytes, in the background, then call `ready`."""
 
+        before = self._worker
+
         def work() -> None:
+            if before:
+                before.join()
             with self._lock:
-                slot = self._free[0] if self._free else None
+                slot = self._next_free()
             if slot:
                 slot.populate(size + SLACK, self._stop)
             if not self._stop.is_set():
@@ -184,12 +205,15 @@ class Arena:
         if self._worker:
             self._worker.join()
         with self._lock:
-            if not self._free:
+            slot = self._next_free()
+            if slot is None:
                 raise DumpError("staging is occupied by checkpoints that are not committed yet")
-            slot = max(self._free, key=lambda s: s.populated)
             self._free.remove(slot)
         slot.used = 0
         return slot
+
+    def _next_free(self) -> Slot | None:
+        return max(self._free, key=lambda slot: slot.populated, default=None)
 
     def give(self, slot: Slot) -> None:
         """Take a slot back; nothing may read from it any more."""

@@ -20,6 +20,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ckptrun.criu.staging import WINDOW, Extents, Slot
@@ -36,7 +37,6 @@ SERVE_SOCKET = "streamer-serve.sock"
 LAST_IMAGE = "inventory.img"
 """CRIU writes it last."""
 F_SETPIPE_SZ = 1031
-_ACCEPT_SECONDS = 30.0
 
 
 class Capture:
@@ -45,15 +45,15 @@ class Capture:
     def __init__(self, folder: Path, slot: Slot) -> None:
         self.images: dict[str, Extents] = {}
         self.error: Exception | None = None
+        self.connected: float | None = None
+        """When CRIU connected, shortly before it stops the first task; monotonic clock."""
         self._slot = slot
-        self._complete = threading.Event()
-        self._finished = threading.Event()
-        self._listener = _listen(folder / CAPTURE_SOCKET)
-        self._stop_read, self._stop_write = os.pipe()
+        self._whole = False
+        self._settled = threading.Event()
+        self._stop = _Stop()
+        self._listener = listen(folder / CAPTURE_SOCKET)
         self._socket: socket.socket | None = None
         self._open: dict[int, Extents] = {}
-        self._last_fd = -1
-        self._last_seen = False
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -62,18 +62,19 @@ class Capture:
 
     def wait(self, timeout: float) -> bool:
         """Wait until the last image and every announced pipe have reached their ends; False if that fails."""
-        self._complete.wait(timeout)
-        return self._complete.is_set() and self.error is None
+        self._settled.wait(timeout)
+        return self._whole and self.error is None
 
     def close(self) -> None:
-        """End the reading, whatever its state; CRIU, if still writing, gets a broken pipe."""
-        with contextlib.suppress(OSError):
-            os.write(self._stop_write, b"x")
-        if self._thread.is_alive():
+        """End the reading, whatever its state; CRIU, if still writing, gets a broken pipe. May be called again."""
+        self._stop.set()
+        if self._socket:
+            with contextlib.suppress(OSError):  # the reader may be waiting for the rest of a message
+                self._socket.shutdown(socket.SHUT_RDWR)
+        if self._thread.ident is not None:
             self._thread.join()
-        for fd in (self._stop_read, self._stop_write):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._listener.close()
+        self._stop.close()
 
     def _run(self) -> None:
         try:
@@ -88,19 +89,20 @@ class Capture:
             if self._socket:
                 self._socket.close()
             self._listener.close()
-            self._complete.set()
+            self._settled.set()
 
     def _loop(self) -> None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
-        poll.register(self._stop_read, select.POLLIN)
-        listener, stop = self._listener.fileno(), self._stop_read
+        poll.register(self._stop.fd, select.POLLIN)
+        listener = self._listener.fileno()
         while True:
             for fd, _ in poll.poll():
-                if fd == stop:
+                if fd == self._stop.fd:
                     return
                 if fd == listener:
                     self._socket, _ = self._listener.accept()
+                    self.connected = time.monotonic()
                     poll.unregister(listener)
                     poll.register(self._socket, select.POLLIN)
                 elif fd in self._open:
@@ -116,11 +118,8 @@ class Capture:
         if name is None:
             return False
         fd = _receive_fd(self._socket)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, F_SETPIPE_SZ, WINDOW)
         self.images[name] = self._open[fd] = Extents(self._slot)
-        if name == LAST_IMAGE:
-            self._last_fd, self._last_seen = fd, True
+        _widen(fd)
         poll.register(fd, select.POLLIN)
         return True
 
@@ -135,18 +134,20 @@ class Capture:
     def _close_image(self, fd: int) -> None:
         del self._open[fd]
         os.close(fd)
-        if self._last_seen and not self._open:
-            self._complete.set()
+        if LAST_IMAGE in self.images and not self._open:
+            self._whole = True
+            self._settled.set()
 
 
 class Serve:
-    """Answers one restore's requests from sources."""
+    """Answers one restore's requests from sources. `error` is the first thing that went wrong on this side."""
 
     def __init__(self, folder: Path, images: Mapping[str, Source]) -> None:
-        self._images = images
         self.error: Exception | None = None
-        self._listener = _listen(folder / SERVE_SOCKET)
-        self._listener.settimeout(_ACCEPT_SECONDS)
+        self._images = images
+        self._stop = _Stop()
+        self._listener = listen(folder / SERVE_SOCKET)
+        self._connection: socket.socket | None = None
         self._writers: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
 
@@ -155,36 +156,40 @@ class Serve:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving; call after CRIU has ended."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
+        """Stop serving; CRIU, if still reading, sees short files."""
+        self._stop.set()
+        if self._connection:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+        if self._thread.ident is not None:
+            self._thread.join()
         for writer in self._writers:
             writer.join()
+        self._listener.close()
+        self._stop.close()
 
     def _run(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
+        if not self._stop.wait_for(self._listener.fileno(), select.POLLIN):
             return
-        connection.settimeout(None)
-        with connection:
+        self._connection, _ = self._listener.accept()
+        with self._connection as connection:
             try:
                 while (name := _read_request(connection)) is not None:
                     self._answer(connection, name)
-            except OSError as error:
-                self.error = error
+            except Exception as error:  # noqa: BLE001 - told by the restore; CRIU sees the end of the socket
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if self.error is None and not self._stop.is_set():
+            self.error = error
 
     def _answer(self, connection: socket.socket, name: str) -> None:
         source = self._images.get(name)
-        reply = b"\x08\x01" if source else b"\x08\x00"
+        reply = b"\x08\x00" if source is None else b"\x08\x01"
         connection.sendall(struct.pack("<I", len(reply)) + reply)
         if source is None:
             return
         fd = _receive_fd(connection)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, F_SETPIPE_SZ, WINDOW)
         writer = threading.Thread(target=self._write, args=(fd, source), name=f"serve {name}", daemon=True)
         self._writers = [w for w in self._writers if w.is_alive()]
         self._writers.append(writer)
@@ -192,23 +197,73 @@ class Serve:
 
     def _write(self, fd: int, source: Source) -> None:
         try:
+            _widen(fd)
+            os.set_blocking(fd, False)
             for piece in source.pieces():
                 view = memoryview(piece)
                 while view:
-                    view = view[os.write(fd, view) :]
+                    try:
+                        view = view[os.write(fd, view) :]
+                    except BlockingIOError:
+                        if not self._stop.wait_for(fd, select.POLLOUT):
+                            return
         except BrokenPipeError:
             pass  # CRIU has read what it wanted
         except Exception as error:  # noqa: BLE001 - told by the restore; CRIU sees a short file
-            self.error = error
+            self._failed(error)
         finally:
             os.close(fd)
 
 
-def _listen(path: Path) -> socket.socket:
+class _Stop:
+    """A flag that threads blocked in `poll` see."""
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        self._lock = threading.Lock()
+        self._set = False
+        self._closed = False
+
+    def set(self) -> None:
+        with self._lock:
+            if not self._set:
+                self._set = True
+                os.write(self._writer, b"x")
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait_for(self, fd: int, event: int) -> bool:
+        """Wait for an event on `fd`; False when the flag is set first."""
+        poll = select.poll()
+        poll.register(fd, event)
+        poll.register(self.fd, select.POLLIN)
+        return all(ready != self.fd for ready, _ in poll.poll())
+
+    def close(self) -> None:
+        """Close it once nobody waits any more; further calls do nothing: the numbers may be others' by then."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self.fd)
+                os.close(self._writer)
+
+
+def _widen(pipe: int) -> None:
+    with contextlib.suppress(OSError):  # past the user's quota it stays as it is: slower, not wrong
+        fcntl.fcntl(pipe, F_SETPIPE_SZ, WINDOW)
+
+
+def listen(path: Path, mode: int = 0o600) -> socket.socket:
+    """Listen on a Unix socket at `path`."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    path.chmod(0o600)
+    try:
+        listener.bind(str(path))
+        path.chmod(mode)
+    except OSError:
+        listener.close()
+        raise
     listener.listen(1)
     return listener
 

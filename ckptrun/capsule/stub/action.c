@@ -26,7 +26,8 @@ static int ask(const char *action)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         return 1;
-    if (send(fd, action, strlen(action), MSG_NOSIGNAL) < 0 || send(fd, "\n", 1, MSG_NOSIGNAL) < 0)
+    /* In one piece: the answer may come, and the other end close, as soon as a first part has arrived. */
+    if (send(fd, action, strlen(action), MSG_NOSIGNAL) < 0)
         return 1;
     struct pollfd wait = {fd, POLLIN, 0};
     char answer = 'n';

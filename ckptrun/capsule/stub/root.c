@@ -23,7 +23,7 @@
 
 #include "stub.h"
 
-#define RELAY_DRAIN_SECONDS 2
+#define RELAY_DRAIN_TENTHS 20 /* of a second: a background process may hold the terminal for ever */
 
 static pid_t start_relay(int master)
 {
@@ -92,10 +92,9 @@ static void end_like(int status)
 
 static void drain_relay(pid_t relay, const sigset_t *set)
 {
-    struct timespec limit = {RELAY_DRAIN_SECONDS, 0};
-    while (relay > 0 && waitpid(relay, NULL, WNOHANG) == 0)
-        if (sigtimedwait(set, NULL, &limit) < 0 && errno == EAGAIN)
-            return;
+    struct timespec tenth = {0, 100000000};
+    for (int tenths = 0; relay > 0 && tenths < RELAY_DRAIN_TENTHS && waitpid(relay, NULL, WNOHANG) == 0; tenths++)
+        sigtimedwait(set, NULL, &tenth);
 }
 
 /* Reap everything; 1 when the job's first process has ended, with its status. */
@@ -106,9 +105,9 @@ static int reap(pid_t job, int *job_status, int *stopped)
     while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (pid != job)
             continue;
-        if (WIFSTOPPED(status))
-            *stopped = 1;
-        else if (!WIFCONTINUED(status)) {
+        if (WIFSTOPPED(status) || WIFCONTINUED(status))
+            *stopped = WIFSTOPPED(status);
+        else {
             *job_status = status;
             ended = 1;
         }
@@ -164,7 +163,9 @@ int root_main(int argc, char **argv)
             continue;
         int status = 0, stopped = 0;
         if (sig != SIGCHLD) {
-            kill(from_terminal(sig) ? -job : job, sig);
+            /* The leader of a terminal's session is in an orphaned group, which ignores SIGTSTP. */
+            int passed = sig == SIGTSTP && mask ? SIGSTOP : sig;
+            kill(from_terminal(sig) ? -job : job, passed);
             continue;
         }
         if (reap(job, &status, &stopped)) {

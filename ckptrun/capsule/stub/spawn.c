@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -89,6 +88,9 @@ static int become(const char *uid, const char *gid, char **groups, int keep)
 static int install(const int *fds, int nfds, char **targets, int error_pipe)
 {
     int high[64], highest = 2;
+    /* Out of the way of the numbers that are about to be filled. */
+    if ((error_pipe = fcntl(error_pipe, F_DUPFD_CLOEXEC, HIGH_FD)) < 0)
+        return -1;
     for (int i = 0; i < nfds && targets[i]; i++)
         if ((high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, HIGH_FD)) < 0)
             return -1;
@@ -110,6 +112,7 @@ static int install(const int *fds, int nfds, char **targets, int error_pipe)
 static void child(const struct spec *spec, const int *fds, int nfds, int error_pipe)
 {
     const char *stage = "signals";
+    setsid(); /* so that a program can be ended together with what it has started */
     char text[96];
     struct sigaction plain = {.sa_handler = SIG_DFL};
     for (int sig = 1; sig < 65; sig++)
@@ -122,7 +125,7 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
     char **envp = collect(spec, "env");
     char **groups = collect(spec, "group");
     const char *cwd = value(spec, "cwd"), *uid = value(spec, "uid"), *gid = value(spec, "gid");
-    const char *nice_value = value(spec, "nice"), *umask_value = value(spec, "umask");
+    const char *umask_value = value(spec, "umask");
     stage = "descriptors";
     int report = install(fds, nfds, collect(spec, "fd"), error_pipe);
     if (report < 0) {
@@ -132,8 +135,6 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
             goto failed;
-    if (nice_value)
-        setpriority(PRIO_PROCESS, 0, (int)number(nice_value));
     if (umask_value)
         umask((mode_t)number(umask_value));
     stage = "seccomp";
