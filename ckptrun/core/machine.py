@@ -65,6 +65,11 @@ def nothing(turn: Turn, event: Event) -> None:
     del turn, event
 
 
+def late(turn: Turn, event: Event) -> None:
+    """Take what comes too late, and do not even look whether something can be started."""
+    del turn, event
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One transition: in ``phases``, ``event`` is handled by ``handler`` and leads to one of ``to``."""
@@ -129,10 +134,9 @@ TABLE: tuple[Row, ...] = (
     Row((ENDING,), StopRequested, nothing, ()),
     Row((ENDING,), Fenced, nothing, ()),
     *(
-        Row((ENDED,), event, nothing, ())
+        Row((ENDED,), event, late, ())
         for event in (
-            *(JobStarted, StartFailed, RestoreSucceeded, RestoreFailed, JobEnded, CapsuleGone, Tick),
-            *(CheckpointRequested, StopRequested, StagingReady, StagingLost, Fenced),
+            *(Tick, CheckpointRequested, StopRequested, StagingReady, StagingLost, Fenced),
             *(DumpFinished, DumpFailed, Committed, CommitFailed),
         )
     ),
@@ -140,6 +144,7 @@ TABLE: tuple[Row, ...] = (
 """All transitions. An empty ``to`` means that the phase stays."""
 
 _ROWS = {(phase, row.event): row for row in TABLE for phase in row.phases}
+_LATE = Row((), Tick, late, ())
 assert len(_ROWS) == sum(len(row.phases) for row in TABLE)
 
 
@@ -149,13 +154,13 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     Raises:
         IllegalEventError: the event cannot have happened in this state.
     """
-    row = _ROWS.get((state.phase, type(event)))
+    row = _LATE if _straggler(state, event) else _ROWS.get((state.phase, type(event)))
     if row is None:
         raise _illegal(state, event, f"there is no such transition while {state.phase}")
     turn = Turn(state, event.now)
     if isinstance(event, Tick):
         turn.change(wake=None)  # the alarm is spent, even if the shell's clock was a hair early
-    if state.phase is not ENDED and not _straggler(state, event):
+    if row.handler is not late:
         _check(state, event)
         row.handler(turn, event)
         uploading.pump(turn)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import heapq
 import random
+import re
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from ckptrun.core.config import Config
 
+HANDLERS = {
+    kind: "on_" + re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(c.Command)
+}
 LEGAL = {(phase, row.event, to) for row in TABLE for phase in row.phases for to in (row.to or (phase,))}
 
 
@@ -133,7 +137,7 @@ class ModelShell:
         for command in commands:
             assert self.finish is None, f"{command} after the end"
             self.commands.append((self.now, command))
-            getattr(self, type(command).__name__)(command)
+            getattr(self, HANDLERS[type(command)])(command)
 
     def later(self, delay: float, make: Callable[[], e.Event | None]) -> None:
         heapq.heappush(self.queue, (self.now + delay, next(self.order), make))
@@ -169,6 +173,8 @@ class ModelShell:
         assert self.alive is not None
         number, self.alive, self.running, self.held = self.alive, None, False, None
         self.ended.append(number)
+        if self.chance(0.3):
+            self.later(self.random.uniform(0, 5), lambda: e.CapsuleGone(self.now, number))
         return make(number)
 
     def staging_lost(self) -> e.Event | None:
@@ -190,7 +196,9 @@ class ModelShell:
 
     # What the commands do.
 
-    def begin(self, number: int, success: Callable[[], e.Event], failure: Callable[[], e.Event], odds: float) -> None:
+    def begin(
+        self, number: int, success: Callable[[], e.Event], failure: Callable[[], e.Event], odds: float
+    ) -> None:
         assert self.alive is None, "two incarnations at once"
         assert self.started == self.ended, "an incarnation has not ended"
         self.alive = number
@@ -207,7 +215,7 @@ class ModelShell:
 
         self.later(self.random.uniform(0.01, 2), report)
 
-    def StartJob(self, command: c.StartJob) -> None:
+    def on_start_job(self, command: c.StartJob) -> None:
         number = command.incarnation
         self.begin(
             number,
@@ -216,7 +224,7 @@ class ModelShell:
             self.world.start_fails,
         )
 
-    def RestoreJob(self, command: c.RestoreJob) -> None:
+    def on_restore_job(self, command: c.RestoreJob) -> None:
         number, checkpoint = command.incarnation, command.checkpoint
         assert checkpoint not in self.bad
         if command.local:
@@ -231,7 +239,7 @@ class ModelShell:
             self.world.restore_fails,
         )
 
-    def TakeCheckpoint(self, command: c.TakeCheckpoint) -> None:
+    def on_take_checkpoint(self, command: c.TakeCheckpoint) -> None:
         assert self.dump is None, "two dumps at once"
         assert self.running, "dumped a job that does not run"
         assert self.held is None, "dumped a job that is held"
@@ -258,7 +266,7 @@ class ModelShell:
             self.held = command.id
         return e.DumpFinished(self.now, command.id, self.world.dump_seconds, 1 << 20)
 
-    def AbandonDump(self, command: c.AbandonDump) -> None:
+    def on_abandon_dump(self, command: c.AbandonDump) -> None:
         assert self.dump == command.id
 
         def report() -> e.Event | None:
@@ -271,11 +279,11 @@ class ModelShell:
 
         self.later(self.random.uniform(0, 1), report)
 
-    def ReleaseHold(self, command: c.ReleaseHold) -> None:
+    def on_release_hold(self, command: c.ReleaseHold) -> None:
         assert self.held in (command.id, None)
         self.held = None
 
-    def Upload(self, command: c.Upload) -> None:
+    def on_upload(self, command: c.Upload) -> None:
         assert self.upload is None, "two uploads at once"
         assert command.id in self.local
         self.upload = command.id
@@ -291,52 +299,59 @@ class ModelShell:
 
         self.later(self.random.uniform(0.1, 2) * self.world.upload_seconds, report)
 
-    def DropLocal(self, command: c.DropLocal) -> None:
+    def on_drop_local(self, command: c.DropLocal) -> None:
         assert command.id != self.upload, "dropped what is being uploaded"
         origin = self.state.incarnation.origin
         assert self.running or self.alive is None or command.id != origin, "dropped what is being restored"
         self.local.discard(command.id)
 
-    def SignalJob(self, command: c.SignalJob) -> None:
+    def on_signal_job(self, command: c.SignalJob) -> None:
+        assert command.signum == 15
         assert self.running, "signalled a job that does not run"
         if not self.chance(self.world.ignores_signal):
             code = self.random.choice([0, 143])
             self.later(self.random.uniform(0, 5), lambda: self.job_dies(e.Outcome(code=code)))
 
-    def KillCapsule(self, command: c.KillCapsule) -> None:
+    def on_kill_capsule(self, command: c.KillCapsule) -> None:
         assert command.incarnation in self.started
-        assert command.incarnation not in [k.incarnation for _, k in self.commands[:-1] if isinstance(k, c.KillCapsule)]
+        assert command.incarnation not in [
+            k.incarnation for _, k in self.commands[:-1] if isinstance(k, c.KillCapsule)
+        ]
         number = command.incarnation
 
         def report() -> e.Event | None:
             if self.alive == number:
                 by_kill = self.chance(0.5)
-                return self.capsule_dies() if by_kill else self.job_dies(e.Outcome(signal=9)) or self.capsule_dies()
+                return (
+                    self.capsule_dies()
+                    if by_kill
+                    else self.job_dies(e.Outcome(signal=9)) or self.capsule_dies()
+                )
             return None if self.finish else e.CapsuleGone(self.now, number)
 
         self.later(self.random.uniform(0, 0.5), report)
 
-    def MarkBad(self, command: c.MarkBad) -> None:
+    def on_mark_bad(self, command: c.MarkBad) -> None:
         assert command.checkpoint in self.committed
         self.committed.remove(command.checkpoint)
         self.bad.add(command.checkpoint)
 
-    def WakeAt(self, command: c.WakeAt) -> None:
+    def on_wake_at(self, command: c.WakeAt) -> None:
         self.alarm = command.when
 
-    def Answer(self, command: c.Answer) -> None:
+    def on_answer(self, command: c.Answer) -> None:
         assert (command.id is None) != (command.error is None)
         self.waiters.remove(command.waiter)
 
-    def Say(self, command: c.Say) -> None:
+    def on_say(self, command: c.Say) -> None:
         assert command.level in (c.DETAIL, c.NORMAL, c.ERROR)
         assert command.text
         assert "None" not in command.text
 
-    def Record(self, command: c.Record) -> None:
+    def on_record(self, command: c.Record) -> None:
         assert command.event
 
-    def Finish(self, command: c.Finish) -> None:
+    def on_finish(self, command: c.Finish) -> None:
         assert self.alive is None, "finished while an incarnation lives"
         assert self.started == self.ended
         assert not self.waiters, "somebody still waits"

@@ -30,7 +30,9 @@ configs = st.builds(
     restart=st.sampled_from(RestartPolicy),
     max_restarts=st.sampled_from([0, 3, 100]),
     local_slots=st.integers(3, 4),
-) | st.builds(Config, token=st.just("t"), interval=st.sampled_from(["auto", 5.0]), local_slots=st.integers(1, 2))
+) | st.builds(
+    Config, token=st.just("t"), interval=st.sampled_from(["auto", 5.0]), local_slots=st.integers(1, 2)
+)
 
 
 def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
@@ -63,7 +65,9 @@ def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
 
 def slots_for(config: Config, plan: Fresh | Resume) -> Config:
     here = sum(k.local for k in plan.candidates) if isinstance(plan, Resume) else 0
-    return Config(config.token, config.interval, config.restart, config.max_restarts, max(config.local_slots, here))
+    return Config(
+        config.token, config.interval, config.restart, config.max_restarts, max(config.local_slots, here)
+    )
 
 
 @PLENTY
@@ -93,7 +97,9 @@ def test_a_job_that_always_fails_alike_is_given_up(seed, interval, lost, slots):
 
 
 @PLENTY
-@given(configs, worlds(stop_at=st.none(), requested_every=st.just(0.0), staging_lost_every=st.just(0.0)), plans)
+@given(
+    configs, worlds(stop_at=st.none(), requested_every=st.just(0.0), staging_lost_every=st.just(0.0)), plans
+)
 def test_nothing_is_done_in_a_busy_loop(config, world, plan):
     shell = ModelShell(slots_for(config, plan), world, plan)
     shell.run(600)
