@@ -1,7 +1,7 @@
 """The way of staged checkpoints into the store, one at a time, oldest first. Handlers of the machine's table.
 
-A store that fails never stops the job: the copy stays in local memory, where a restore finds it, and the upload
-is tried again ever more rarely.
+A store that fails never stops the job: the copy stays in local memory, where a restore finds it, and the
+upload is tried again ever more rarely.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_shell import ModelShell, World
 
 from ckptrun.core import commands as c
-from ckptrun.core.config import Config, RestartPolicy
+from ckptrun.core.config import Config, Interval, RestartPolicy
 from ckptrun.core.events import Candidate, Fresh, Resume
 from ckptrun.core.model import Exit, RunState
 
@@ -72,13 +72,13 @@ def slots_for(config: Config, plan: Fresh | Resume) -> Config:
 
 @PLENTY
 @given(configs, worlds(), plans)
-def test_no_history_breaks_an_invariant(config, world, plan):
+def test_no_history_breaks_an_invariant(config: Config, world: World, plan: Fresh | Resume) -> None:
     ModelShell(slots_for(config, plan), world, plan).run(600)
 
 
 @PLENTY
 @given(configs, worlds(stop_at=st.floats(0, 300)), plans)
-def test_a_stop_ends_the_run_within_the_grace(config, world, plan):
+def test_a_stop_ends_the_run_within_the_grace(config: Config, world: World, plan: Fresh | Resume) -> None:
     shell = ModelShell(slots_for(config, plan), world, plan)
     assert shell.run(world.stop_at + world.grace + 1) is not None
     if shell.stopped_at is not None:
@@ -87,7 +87,9 @@ def test_a_stop_ends_the_run_within_the_grace(config, world, plan):
 
 @PLENTY
 @given(st.integers(0, 1 << 32), st.sampled_from(["auto", 5.0]), rarely, st.integers(1, 4))
-def test_a_job_that_always_fails_alike_is_given_up(seed, interval, lost, slots):
+def test_a_job_that_always_fails_alike_is_given_up(
+    seed: int, interval: Interval, lost: float, slots: int
+) -> None:
     world = World(seed, job_dies_every=20.0, dies_alike=1.0, staging_lost_every=lost)
     shell = ModelShell(Config("t", interval, max_restarts=60, local_slots=slots), world)
     finish = shell.run(60 * 120)
@@ -100,7 +102,7 @@ def test_a_job_that_always_fails_alike_is_given_up(seed, interval, lost, slots):
 @given(
     configs, worlds(stop_at=st.none(), requested_every=st.just(0.0), staging_lost_every=st.just(0.0)), plans
 )
-def test_nothing_is_done_in_a_busy_loop(config, world, plan):
+def test_nothing_is_done_in_a_busy_loop(config: Config, world: World, plan: Fresh | Resume) -> None:
     shell = ModelShell(slots_for(config, plan), world, plan)
     shell.run(600)
     deaths = len(shell.ended) + 1
@@ -116,7 +118,7 @@ def test_nothing_is_done_in_a_busy_loop(config, world, plan):
 
 @PLENTY
 @given(st.integers(0, 1 << 32), st.floats(31, 300), st.sampled_from([0.2, 2.0]))
-def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed, stop_at, upload):
+def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed: int, stop_at: float, upload: float) -> None:
     world = World(seed, stop_at=stop_at, upload_seconds=upload)
     shell = ModelShell(Config("t"), world)
     assert shell.run(1000) == c.Finish(Exit("ckptrun", 75), RunState.INTERRUPTED)
@@ -127,7 +129,7 @@ def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed, stop_at, uploa
 
 @PLENTY
 @given(worlds(), plans)
-def test_a_history_replayed_gives_the_same_commands(world, plan):
+def test_a_history_replayed_gives_the_same_commands(world: World, plan: Fresh | Resume) -> None:
     config = Config("t", local_slots=3)
     first, second = ModelShell(config, world, plan), ModelShell(config, world, plan)
     first.run(200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from driving import Machine
 
 from ckptrun.core import commands as c
@@ -9,26 +11,26 @@ from ckptrun.core import events as e
 from ckptrun.core.model import Trigger
 
 
-def test_the_first_automatic_checkpoint_is_due_after_30_seconds():
+def test_the_first_automatic_checkpoint_is_due_after_30_seconds() -> None:
     machine = Machine().running(now=100.0)
     assert machine.the(c.WakeAt).when == 130.0
     assert machine.feed(e.Tick(130.0)).the(c.TakeCheckpoint).trigger is Trigger.INTERVAL
 
 
-def test_no_checkpoint_is_taken_before_staging_is_ready():
+def test_no_checkpoint_is_taken_before_staging_is_ready() -> None:
     machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.JobStarted(0.0, 1), e.Tick(60.0))
     assert not machine.sent(c.TakeCheckpoint)
     assert machine.feed(e.StagingReady(61.0)).the(c.TakeCheckpoint)
 
 
-def test_a_checkpoint_by_time_waits_for_the_pending_upload():
+def test_a_checkpoint_by_time_waits_for_the_pending_upload() -> None:
     machine = Machine(interval=10.0).running()
     machine.feed(e.Tick(10.0), e.DumpFinished(11.0, "t0001", 0.1, 4096), e.Tick(20.0))
     assert not machine.sent(c.TakeCheckpoint)
     assert machine.feed(e.Committed(25.0, "t0001", 1, 14.0)).the(c.TakeCheckpoint).id == "t0002"
 
 
-def test_a_request_is_dumped_while_an_upload_runs_and_uploaded_after_it():
+def test_a_request_is_dumped_while_an_upload_runs_and_uploaded_after_it() -> None:
     machine = Machine().running()
     machine.staged(1.0)
     second = machine.staged(2.0)
@@ -36,7 +38,7 @@ def test_a_request_is_dumped_while_an_upload_runs_and_uploaded_after_it():
     assert machine.feed(e.Committed(5.0, "t0001", 1, 4.0)).the(c.Upload).id == second
 
 
-def test_requests_during_a_dump_share_the_next_one():
+def test_requests_during_a_dump_share_the_next_one() -> None:
     machine = Machine(local_slots=3).running().feed(e.CheckpointRequested(1.0, 1))
     machine.feed(e.CheckpointRequested(1.1, 2), e.CheckpointRequested(1.2, 3))
     assert not machine.last
@@ -48,19 +50,19 @@ def test_requests_during_a_dump_share_the_next_one():
     assert machine.sent(c.Answer) == [c.Answer(2, "t0002", None), c.Answer(3, "t0002", None)]
 
 
-def test_who_does_not_wait_for_the_commit_is_answered_when_it_is_staged():
+def test_who_does_not_wait_for_the_commit_is_answered_when_it_is_staged() -> None:
     machine = Machine().running().feed(e.CheckpointRequested(1.0, 1, wait=False))
     assert machine.feed(e.DumpFinished(2.0, "t0001", 0.1, 4096)).the(c.Answer).id == "t0001"
 
 
-def test_a_failed_request_is_answered_with_the_reason():
+def test_a_failed_request_is_answered_with_the_reason() -> None:
     machine = Machine().running().feed(e.CheckpointRequested(1.0, 1))
     answer = machine.feed(e.DumpFailed(2.0, "t0001", "a TCP connection")).the(c.Answer)
     assert answer.id is None
     assert "a TCP connection" in answer.error
 
 
-def test_the_oldest_committed_copy_makes_room_for_a_dump():
+def test_the_oldest_committed_copy_makes_room_for_a_dump() -> None:
     machine = Machine(local_slots=2).running()
     first = machine.committed(1.0)
     machine.committed(2.0)
@@ -69,7 +71,7 @@ def test_the_oldest_committed_copy_makes_room_for_a_dump():
     assert machine.the(c.DropLocal).id == first
 
 
-def test_a_dump_waits_while_no_copy_can_be_dropped():
+def test_a_dump_waits_while_no_copy_can_be_dropped() -> None:
     machine = Machine(local_slots=1).running()
     machine.staged(1.0)
     machine.feed(e.CheckpointRequested(2.0))
@@ -79,7 +81,7 @@ def test_a_dump_waits_while_no_copy_can_be_dropped():
     assert machine.the(c.TakeCheckpoint).id == "t0002"
 
 
-def test_a_failed_upload_is_tried_again_ever_more_rarely():
+def test_a_failed_upload_is_tried_again_ever_more_rarely() -> None:
     machine = Machine(interval=None).running()
     machine.staged(1.0)
     pauses = []
@@ -91,7 +93,7 @@ def test_a_failed_upload_is_tried_again_ever_more_rarely():
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_while_the_store_fails_a_newer_checkpoint_replaces_the_one_that_waits():
+def test_while_the_store_fails_a_newer_checkpoint_replaces_the_one_that_waits() -> None:
     machine = Machine().running()
     machine.feed(e.CheckpointRequested(1.0, 9), e.DumpFinished(1.0, "t0001", 0.1, 4096))
     machine.feed(e.CommitFailed(2.0, "t0001", "timeout", transient=True), e.CheckpointRequested(2.5))
@@ -101,7 +103,7 @@ def test_while_the_store_fails_a_newer_checkpoint_replaces_the_one_that_waits():
     assert machine.the(c.Answer) == c.Answer(9, "t0002", None)
 
 
-def test_a_refused_checkpoint_is_kept_in_memory_until_a_newer_one_is_complete():
+def test_a_refused_checkpoint_is_kept_in_memory_until_a_newer_one_is_complete() -> None:
     machine = Machine().running()
     machine.feed(e.CommitFailed(2.0, machine.staged(1.0), "no space", transient=False)).fails(3.0)
     assert machine.the(c.RestoreJob).checkpoint == "t0001"
@@ -110,30 +112,30 @@ def test_a_refused_checkpoint_is_kept_in_memory_until_a_newer_one_is_complete():
     assert machine.the(c.DropLocal).id == "t0001"
 
 
-def test_an_upload_goes_on_while_the_job_is_restored():
+def test_an_upload_goes_on_while_the_job_is_restored() -> None:
     machine = Machine().running()
     name = machine.staged(1.0)
     machine.fails(2.0).feed(e.Committed(3.0, name, 1, 2.0)).restored(4.0)
     assert machine.state.committed
 
 
-def test_a_dump_that_always_fails_backs_off():
+def test_a_dump_that_always_fails_backs_off() -> None:
     machine = Machine(interval=1.0).running()
     tries = []
     while len(tries) < 9:
         machine.feed(e.Tick(machine.state.wake))
         tries.append(machine.state.now)
         machine.feed(e.DumpFailed(machine.state.now, machine.the(c.TakeCheckpoint).id, "no"))
-    gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(tries)]
     assert gaps == [10, 20, 40, 80, 160, 320, 600, 600]
 
 
-def test_a_skipped_dump_is_tried_again_when_the_hook_says():
+def test_a_skipped_dump_is_tried_again_when_the_hook_says() -> None:
     machine = Machine().running().feed(e.Tick(30.0))
     machine.feed(e.DumpFailed(30.1, "t0001", "critical section", skipped=True, retry_after=4.0))
     assert machine.the(c.WakeAt).when == 34.1
 
 
-def test_a_tick_that_comes_early_does_not_lose_the_alarm():
+def test_a_tick_that_comes_early_does_not_lose_the_alarm() -> None:
     machine = Machine().running().feed(e.Tick(29.999))
     assert machine.the(c.WakeAt).when == 30.0

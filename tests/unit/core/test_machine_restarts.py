@@ -11,11 +11,11 @@ from ckptrun.core.config import RestartPolicy
 from ckptrun.core.state import Phase
 
 
-def test_a_job_that_ends_well_ends_the_run():
+def test_a_job_that_ends_well_ends_the_run() -> None:
     assert Machine().running().fails(5.0, e.Outcome(code=0)).finish == ("job", 0, "finished")
 
 
-def test_a_dump_in_flight_is_abandoned_when_the_job_ends_well():
+def test_a_dump_in_flight_is_abandoned_when_the_job_ends_well() -> None:
     machine = Machine().running().feed(e.CheckpointRequested(1.0, 7))
     machine.fails(2.0, e.Outcome(code=0))
     assert machine.the(c.AbandonDump).id == "t0001"
@@ -24,24 +24,24 @@ def test_a_dump_in_flight_is_abandoned_when_the_job_ends_well():
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(FAILS, 3), (KILLED, 137), (e.Outcome(signal=11), 139)])
-def test_a_job_without_a_checkpoint_is_not_restarted(outcome, code):
+def test_a_job_without_a_checkpoint_is_not_restarted(outcome: e.Outcome, code: int) -> None:
     assert Machine().running().fails(5.0, outcome).finish == ("job", code, "failed")
 
 
-def test_a_command_that_cannot_start_ends_the_run_with_its_code():
+def test_a_command_that_cannot_start_ends_the_run_with_its_code() -> None:
     machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.StartFailed(0.1, 1, "command 'x' is not there", 127))
     assert machine.finish == ("ckptrun", 127, "failed")
     assert "command 'x' is not there" in machine.said
 
 
-def test_a_failed_job_is_restored_at_once_from_memory():
+def test_a_failed_job_is_restored_at_once_from_memory() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
     machine.fails(6.0)
     assert machine.the(c.RestoreJob) == c.RestoreJob(2, name, local=True)
 
 
-def test_a_staged_checkpoint_is_restored_before_it_is_committed():
+def test_a_staged_checkpoint_is_restored_before_it_is_committed() -> None:
     machine = Machine().running()
     machine.committed(5.0)
     name = machine.staged(10.0)
@@ -49,21 +49,21 @@ def test_a_staged_checkpoint_is_restored_before_it_is_committed():
     assert machine.the(c.RestoreJob).checkpoint == name
 
 
-def test_a_staged_checkpoint_whose_copy_is_lost_is_not_restored():
+def test_a_staged_checkpoint_whose_copy_is_lost_is_not_restored() -> None:
     machine = Machine().running()
     old = machine.committed(5.0)
     machine.feed(e.StagingLost(10.5, machine.staged(10.0))).fails(11.0)
     assert machine.the(c.RestoreJob).checkpoint == old
 
 
-def test_a_committed_checkpoint_whose_copy_is_lost_is_restored_from_the_store():
+def test_a_committed_checkpoint_whose_copy_is_lost_is_restored_from_the_store() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
     machine.feed(e.StagingLost(6.0, name)).fails(7.0)
     assert machine.the(c.RestoreJob) == c.RestoreJob(2, name, local=False)
 
 
-def test_a_dump_that_finishes_after_the_job_died_is_dropped():
+def test_a_dump_that_finishes_after_the_job_died_is_dropped() -> None:
     machine = Machine().running()
     old = machine.committed(5.0)
     machine.feed(e.CheckpointRequested(10.0)).fails(10.1)
@@ -73,7 +73,7 @@ def test_a_dump_that_finishes_after_the_job_died_is_dropped():
     assert machine.last == (c.DropLocal("t0002"),)
 
 
-def test_two_failures_alike_poison_a_checkpoint():
+def test_two_failures_alike_poison_a_checkpoint() -> None:
     machine = Machine().running()
     older, newer = machine.committed(5.0), machine.committed(10.0)
     machine.fails(11.0).restored(12.0).fails(13.0)
@@ -82,14 +82,14 @@ def test_two_failures_alike_poison_a_checkpoint():
     assert machine.the(c.RestoreJob).checkpoint == older
 
 
-def test_two_different_failures_do_not_poison():
+def test_two_different_failures_do_not_poison() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
     machine.fails(6.0).restored(7.0).fails(8.0, e.Outcome(code=4)).restored(9.0)
     assert machine.state.incarnation.origin == name
 
 
-def test_a_newer_checkpoint_starts_the_count_anew():
+def test_a_newer_checkpoint_starts_the_count_anew() -> None:
     machine = Machine().running()
     machine.committed(5.0)
     machine.fails(6.0).restored(7.0)
@@ -98,7 +98,7 @@ def test_a_newer_checkpoint_starts_the_count_anew():
     assert machine.state.incarnation.origin == newer
 
 
-def test_when_every_checkpoint_is_poisoned_the_run_ends_with_the_jobs_code_and_an_account():
+def test_when_every_checkpoint_is_poisoned_the_run_ends_with_the_jobs_code_and_an_account() -> None:
     machine = Machine().running()
     names = machine.committed(5.0), machine.committed(10.0)
     now = 11.0
@@ -111,7 +111,7 @@ def test_when_every_checkpoint_is_poisoned_the_run_ends_with_the_jobs_code_and_a
     assert all(f"after {name}: exit code 3 (2 times)" in machine.said for name in names)
 
 
-def test_kills_from_outside_do_not_poison():
+def test_kills_from_outside_do_not_poison() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
     for _ in range(20):
@@ -119,7 +119,7 @@ def test_kills_from_outside_do_not_poison():
     assert machine.state.incarnation.origin == name
 
 
-def test_kills_within_a_second_of_the_restore_poison_at_the_fifth():
+def test_kills_within_a_second_of_the_restore_poison_at_the_fifth() -> None:
     machine = Machine().running()
     older, newer = machine.committed(5.0), machine.committed(10.0)
     machine.fails(60.0, KILLED).restored(61.0)
@@ -130,7 +130,7 @@ def test_kills_within_a_second_of_the_restore_poison_at_the_fifth():
     assert machine.state.incarnation.origin == older
 
 
-def test_two_oom_kills_poison():
+def test_two_oom_kills_poison() -> None:
     machine = Machine().running()
     machine.committed(5.0)
     oom = e.Outcome(signal=9, oom=True)
@@ -139,7 +139,7 @@ def test_two_oom_kills_poison():
     assert "the OOM killer" in machine.said
 
 
-def test_a_job_that_always_fails_at_the_same_point_does_not_go_in_circles():
+def test_a_job_that_always_fails_at_the_same_point_does_not_go_in_circles() -> None:
     machine = Machine().running()
     progress: dict[str, int] = {}  # checkpoint -> seconds of work done; the job fails at 100, dumped every 30
     done = 0
@@ -156,7 +156,7 @@ def test_a_job_that_always_fails_at_the_same_point_does_not_go_in_circles():
     assert machine.state.restarts <= 20
 
 
-def test_restarts_are_limited():
+def test_restarts_are_limited() -> None:
     machine = Machine(max_restarts=2).running()
     for _ in range(3):
         machine.committed(machine.state.now + 50)
@@ -167,7 +167,7 @@ def test_restarts_are_limited():
     assert "--max-restarts" in machine.said
 
 
-def test_restarts_without_progress_come_ever_more_slowly():
+def test_restarts_without_progress_come_ever_more_slowly() -> None:
     machine = Machine().running()
     machine.committed(5.0)
     delays = []
@@ -178,13 +178,13 @@ def test_restarts_without_progress_come_ever_more_slowly():
     assert delays == [0, 1, 2, 4, 8, 16, 30, 30]
 
 
-def test_nothing_is_restarted_if_the_user_says_never():
+def test_nothing_is_restarted_if_the_user_says_never() -> None:
     machine = Machine(restart=RestartPolicy.NEVER).running()
     machine.committed(5.0)
     assert machine.fails(6.0).finish == ("job", 3, "failed")
 
 
-def test_always_restarts_a_job_that_ended_well():
+def test_always_restarts_a_job_that_ended_well() -> None:
     machine = Machine(restart=RestartPolicy.ALWAYS).running()
     name = machine.committed(5.0)
     machine.fails(6.0, e.Outcome(code=0))
@@ -200,52 +200,54 @@ def test_always_restarts_a_job_that_ended_well():
     ],
 )
 @pytest.mark.parametrize("policy", [RestartPolicy.ON_FAILURE, RestartPolicy.ALWAYS])
-def test_a_job_that_ends_after_ctrl_c_is_not_restored(policy, outcome, finish):
+def test_a_job_that_ends_after_ctrl_c_is_not_restored(
+    policy: RestartPolicy, outcome: e.Outcome, finish: tuple[str, int, str]
+) -> None:
     machine = Machine(restart=policy).running()
     machine.committed(5.0)
     assert machine.fails(6.0, outcome).finish == finish
 
 
-def test_a_capsule_that_dies_counts_as_a_killed_job():
+def test_a_capsule_that_dies_counts_as_a_killed_job() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
     machine.feed(e.CapsuleGone(60.0, 1))
     assert machine.the(c.RestoreJob).checkpoint == name
 
 
-def test_a_restore_that_fails_from_memory_is_tried_from_the_store():
+def test_a_restore_that_fails_from_memory_is_tried_from_the_store() -> None:
     machine = Machine().resumed("b", "a", local=True).feed(e.RestoreFailed(1.0, 1, "b", "torn", corrupt=True))
     assert not machine.sent(c.MarkBad)
     assert machine.the(c.DropLocal).id == "b"
     assert machine.the(c.RestoreJob) == c.RestoreJob(2, "b", local=False)
 
 
-def test_a_corrupt_checkpoint_is_marked_and_the_next_older_one_restored():
+def test_a_corrupt_checkpoint_is_marked_and_the_next_older_one_restored() -> None:
     machine = Machine().resumed("b", "a").feed(e.RestoreFailed(1.0, 1, "b", "bad tag", corrupt=True))
     assert machine.the(c.MarkBad) == c.MarkBad("b", "bad tag")
     assert machine.the(c.RestoreJob).checkpoint == "a"
 
 
-def test_a_checkpoint_that_cannot_be_restored_here_stays_in_the_lineage():
+def test_a_checkpoint_that_cannot_be_restored_here_stays_in_the_lineage() -> None:
     machine = Machine().resumed("b", "a").feed(e.RestoreFailed(1.0, 1, "b", "file is gone"))
     assert not machine.sent(c.MarkBad)
     assert machine.the(c.RestoreJob).checkpoint == "a"
 
 
-def test_when_no_checkpoint_can_be_restored_the_run_ends_with_74():
+def test_when_no_checkpoint_can_be_restored_the_run_ends_with_74() -> None:
     machine = Machine().resumed("a").feed(e.RestoreFailed(1.0, 1, "a", "file is gone"))
     assert machine.finish == ("ckptrun", 74, "failed")
     assert "no checkpoint could be restored" in machine.said
 
 
-def test_a_store_that_does_not_answer_is_asked_again_before_stepping_back():
+def test_a_store_that_does_not_answer_is_asked_again_before_stepping_back() -> None:
     machine = Machine().resumed("b", "a").feed(e.RestoreFailed(1.0, 1, "b", "timeout", transient=True))
     assert machine.state.phase is Phase.WAITING
     machine.feed(e.Tick(machine.state.start_at))
     assert machine.the(c.RestoreJob).checkpoint == "b"
 
 
-def test_a_checkpoint_that_retention_took_is_not_restored():
+def test_a_checkpoint_that_retention_took_is_not_restored() -> None:
     machine = Machine().running()
     old = machine.committed(5.0)
     machine.committed(10.0, expired=(old,))
@@ -253,7 +255,7 @@ def test_a_checkpoint_that_retention_took_is_not_restored():
     assert c.DropLocal(old) in machine.all
 
 
-def test_a_lineage_taken_over_ends_the_run_with_79_once_nothing_lives():
+def test_a_lineage_taken_over_ends_the_run_with_79_once_nothing_lives() -> None:
     machine = Machine().running().feed(e.Fenced(5.0, "host-b has epoch 8"))
     assert machine.the(c.KillCapsule).incarnation == 1
     assert machine.finish is None

@@ -20,7 +20,7 @@ def held(machine: Machine) -> str:
     return name
 
 
-def test_the_job_is_held_until_its_last_checkpoint_is_committed_and_then_killed():
+def test_the_job_is_held_until_its_last_checkpoint_is_committed_and_then_killed() -> None:
     machine = Machine().running()
     take = stopping(machine).the(c.TakeCheckpoint)
     assert (take.trigger, take.hold, take.deadline) == (Trigger.PREEMPTION, True, 31.0)
@@ -30,14 +30,14 @@ def test_the_job_is_held_until_its_last_checkpoint_is_committed_and_then_killed(
     assert machine.feed(e.CapsuleGone(12.1, 1)).finish == ("ckptrun", 75, "interrupted")
 
 
-def test_a_dump_in_flight_ends_before_the_last_one_begins():
+def test_a_dump_in_flight_ends_before_the_last_one_begins() -> None:
     machine = Machine().running().feed(e.CheckpointRequested(9.0))
     assert not stopping(machine).sent(c.TakeCheckpoint)
     machine.feed(e.DumpFinished(11.0, "t0001", 1.0, 4096))
     assert machine.the(c.TakeCheckpoint).hold
 
 
-def test_the_last_checkpoint_does_not_queue_behind_others():
+def test_the_last_checkpoint_does_not_queue_behind_others() -> None:
     machine = Machine(local_slots=3).running()
     machine.staged(1.0)
     waiting = machine.staged(2.0)
@@ -46,21 +46,21 @@ def test_the_last_checkpoint_does_not_queue_behind_others():
     assert machine.feed(e.Committed(12.0, "t0001", 1, 1.0)).the(c.Upload).id == last
 
 
-def test_if_the_last_dump_fails_the_job_gets_the_signal_and_its_own_exit_code():
+def test_if_the_last_dump_fails_the_job_gets_the_signal_and_its_own_exit_code() -> None:
     machine = Machine().running()
     name = stopping(machine).the(c.TakeCheckpoint).id
     assert machine.feed(e.DumpFailed(11.0, name, "a TCP connection")).the(c.SignalJob).signum == 15
     assert machine.fails(12.0, e.Outcome(code=0)).finish == ("job", 0, "finished")
 
 
-def test_a_job_that_does_not_end_well_after_the_signal_can_be_resumed():
+def test_a_job_that_does_not_end_well_after_the_signal_can_be_resumed() -> None:
     machine = Machine().running()
     name = stopping(machine).the(c.TakeCheckpoint).id
     machine.feed(e.DumpFailed(11.0, name, "a TCP connection")).fails(12.0, e.Outcome(signal=15))
     assert machine.finish == ("job", 143, "interrupted")
 
 
-def test_a_skipped_last_dump_is_tried_again():
+def test_a_skipped_last_dump_is_tried_again() -> None:
     machine = Machine().running()
     name = stopping(machine).the(c.TakeCheckpoint).id
     machine.feed(e.DumpFailed(11.0, name, "critical section", skipped=True, retry_after=2.0))
@@ -68,7 +68,7 @@ def test_a_skipped_last_dump_is_tried_again():
     assert machine.feed(e.Tick(13.0)).the(c.TakeCheckpoint).hold
 
 
-def test_a_last_checkpoint_that_takes_too_long_is_given_up_in_time_for_the_signal():
+def test_a_last_checkpoint_that_takes_too_long_is_given_up_in_time_for_the_signal() -> None:
     machine = Machine().running()
     name = held(machine)
     machine.feed(e.Tick(31.0))
@@ -81,14 +81,14 @@ def test_a_last_checkpoint_that_takes_too_long_is_given_up_in_time_for_the_signa
     assert machine.feed(e.CapsuleGone(40.1, 1)).finish == ("job", 143, "interrupted")
 
 
-def test_a_last_checkpoint_that_the_store_refuses_is_given_up_at_once():
+def test_a_last_checkpoint_that_the_store_refuses_is_given_up_at_once() -> None:
     machine = Machine().running()
     machine.feed(e.CommitFailed(12.0, held(machine), "no space", transient=False))
     assert machine.sent(c.ReleaseHold)
     assert machine.sent(c.SignalJob)
 
 
-def test_a_last_checkpoint_that_the_store_misses_is_uploaded_again():
+def test_a_last_checkpoint_that_the_store_misses_is_uploaded_again() -> None:
     machine = Machine().running()
     name = held(machine)
     machine.feed(e.CommitFailed(12.0, name, "timeout", transient=True))
@@ -96,7 +96,7 @@ def test_a_last_checkpoint_that_the_store_misses_is_uploaded_again():
     assert machine.feed(e.Tick(13.0)).the(c.Upload).id == name
 
 
-def test_a_held_job_that_is_killed_still_ends_with_75_once_committed():
+def test_a_held_job_that_is_killed_still_ends_with_75_once_committed() -> None:
     machine = Machine().running()
     name = held(machine)
     machine.fails(11.5, KILLED)
@@ -104,26 +104,26 @@ def test_a_held_job_that_is_killed_still_ends_with_75_once_committed():
     assert machine.feed(e.Committed(12.0, name, 1, 1.0)).finish == ("ckptrun", 75, "interrupted")
 
 
-def test_a_second_request_kills_at_once():
+def test_a_second_request_kills_at_once() -> None:
     machine = stopping(Machine().running())
     assert stopping(machine, 10.5).the(c.KillCapsule).incarnation == 1
     assert machine.feed(e.CapsuleGone(10.6, 1)).finish == ("job", 143, "interrupted")
 
 
-def test_without_grace_the_job_gets_the_signal_and_is_killed():
+def test_without_grace_the_job_gets_the_signal_and_is_killed() -> None:
     machine = stopping(Machine().running(), grace=0.0)
     assert machine.sent(c.SignalJob)
     assert machine.feed(e.Tick(10.0)).sent(c.KillCapsule)
 
 
-def test_a_stop_while_the_job_starts_just_kills():
+def test_a_stop_while_the_job_starts_just_kills() -> None:
     machine = stopping(Machine().feed(e.Begin(0.0, e.Fresh())))
     assert machine.the(c.KillCapsule).incarnation == 1
     assert machine.feed(e.CapsuleGone(10.1, 1)).finish == ("job", 143, "interrupted")
 
 
 @pytest.mark.parametrize("restoring", [True, False])
-def test_a_stop_between_incarnations_asks_to_be_run_again(restoring):
+def test_a_stop_between_incarnations_asks_to_be_run_again(restoring: bool) -> None:
     machine = Machine().resumed("a")
     if not restoring:
         machine.feed(e.RestoreFailed(1.0, 1, "a", "timeout", transient=True))
@@ -133,12 +133,12 @@ def test_a_stop_between_incarnations_asks_to_be_run_again(restoring):
     assert machine.finish == ("ckptrun", 75, "interrupted")
 
 
-def test_a_job_that_ends_before_its_last_dump_keeps_its_exit_code():
+def test_a_job_that_ends_before_its_last_dump_keeps_its_exit_code() -> None:
     machine = stopping(Machine().running()).fails(10.5, e.Outcome(code=0))
     assert machine.finish == ("job", 0, "finished")
 
 
-def test_a_late_last_dump_after_the_signal_does_not_keep_the_job_frozen():
+def test_a_late_last_dump_after_the_signal_does_not_keep_the_job_frozen() -> None:
     machine = Machine().running()
     name = stopping(machine).the(c.TakeCheckpoint).id
     assert machine.feed(e.Tick(31.0)).the(c.AbandonDump).id == name
@@ -146,5 +146,5 @@ def test_a_late_last_dump_after_the_signal_does_not_keep_the_job_frozen():
     assert machine.last == (c.ReleaseHold(name), c.DropLocal(name))
 
 
-def test_a_request_during_a_stop_is_refused():
+def test_a_request_during_a_stop_is_refused() -> None:
     assert stopping(Machine().running()).feed(e.CheckpointRequested(10.5, 4)).the(c.Answer).error
