@@ -214,7 +214,7 @@ class _Run:
             ignore=[f"{helpers.HIDDEN}/bin", str(settings.state_dir)],
         )
         reader = ImageReader(self.criu.pycriu_path)
-        tools = Tools(self.criu, reader, self.privilege, streams, journal, place, shell.post, self._note)
+        tools = Tools(self.criu, reader, self.privilege, streams, journal, place, settings.run_dir / "logs", shell.post, self._note)
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room)
         folders = Folders(settings.run_dir / "aside", settings.state_dir / "helpers", private_tmp)
 

@@ -264,9 +264,10 @@ class Input:
 
 
 class Keys:
-    """Key presses from our terminal to the relay; never replayed."""
+    """Key presses from our terminal to the relay; never replayed. `interrupted` is told of Ctrl-C and Ctrl-\\."""
 
-    def __init__(self, source: int, writer: int) -> None:
+    def __init__(self, source: int, writer: int, interrupted: Callable[[], None]) -> None:
+        self._interrupted = interrupted
         self._source = source
         self._writer = writer
         self._stop = os.pipe()
@@ -289,4 +290,6 @@ class Keys:
                 data = os.read(self._source, _CHUNK)
                 if not data:
                     return
+                if b"\x03" in data or b"\x1c" in data:
+                    self._interrupted()
                 os.write(self._writer, data)

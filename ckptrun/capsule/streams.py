@@ -97,6 +97,8 @@ class Streams:
         self._sizes_fd = -1
         self._say = say
         self.wiring: Wiring | None = None
+        self.interrupted: Callable[[], None] = lambda: None
+        """Called, from a thread, when Ctrl-C goes to the job's terminal."""
 
     def wire(self) -> Wiring:
         """Make the pipes of a fresh incarnation, as this process's own streams suggest."""
@@ -139,7 +141,7 @@ class Streams:
             if self.terminal.source is None:
                 os.close(writer)
             else:
-                self._keys = Keys(self.terminal.source, writer)
+                self._keys = Keys(self.terminal.source, writer, self.interrupted)
         else:
             self._sizes_fd = writer
             self.resize()

@@ -12,7 +12,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core.model import PAGE_SIZE, ImageStream, MemoryRuns
+from ckptrun.core.model import PAGE_SIZE, BytesSource, ImageStream, MemoryRuns
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
@@ -94,6 +94,33 @@ class ImageReader:
         for entry in self.entries(source.read(0, source.size), "pstree", "pstree_entry"):
             highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads)
         return highest
+
+    def for_restore(self, images: Mapping[str, Source]) -> dict[str, Source]:
+        """Return the images as CRIU should be given them.
+
+        CRIU puts each process it reads before its siblings, so a restored tree has them in reverse, and reverses
+        them again the next time. Where the order matters (a terminal's user must be dumped before its relay, or "ctty
+        inheritance detected") every second dump would fail. So siblings are listed the other way round.
+        """
+        return {**images, "pstree.img": BytesSource(self._siblings_reversed(images["pstree.img"]))}
+
+    def _siblings_reversed(self, source: Source) -> bytes:
+        data = bytes(source.read(0, source.size))
+        children: dict[int, list[tuple[int, bytes]]] = {}
+        at = _MAGICS
+        entry_class = self._module("pstree").pstree_entry
+        while at < len(data):
+            end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+            entry = entry_class.FromString(data[at + 4 : end])
+            children.setdefault(entry.ppid, []).append((entry.pid, data[at:end]))
+            at = end
+        parts = [data[:_MAGICS]]
+        stack = list(children.pop(0, []))
+        while stack:
+            pid, raw = stack.pop()
+            parts.append(raw)
+            stack += children.pop(pid, [])  # popped from the end: the last sibling first
+        return b"".join(parts)
 
 
 def memory_bytes(streams: tuple[ImageStream, ...]) -> int:

@@ -6,6 +6,7 @@ Runs in a worker thread; answers each `TakeCheckpoint` with exactly one event.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.privilege import Privilege
     from ckptrun.supervisor.staged import LocalCopies
 
+KEPT_LOGS = 8
+"""CRIU logs of failed operations kept per lineage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -48,8 +52,18 @@ class Tools:
     streams: Streams
     journal: Journal
     workplace: Path
+    logs: Path
     post: Callable[[Event], None]
     note: Callable[[str], None]
+
+    def keep_log(self, operation: str, checkpoint: str) -> None:
+        """Keep CRIU's log of a failed operation, a few of the newest: ``ckptrun explain`` reads them."""
+        log = self.workplace / operation / f"{operation}.log"
+        with contextlib.suppress(OSError):
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(log, self.logs / f"{operation}-{checkpoint}.log")
+            for old in sorted(self.logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
+                old.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,7 @@ class Checkpointer:
             return  # a held job was killed or released after its dump had been reported
         if slot:
             self._arena.give(slot)
+        self._tools.keep_log("dump", command.id)
         self._tools.post(DumpFailed(time.monotonic(), command.id, reason, skipped=skipped))
 
     def release(self) -> None:

@@ -82,6 +82,7 @@ class Restorer:
             self._restore(command, incarnation)
         except CkptrunError as error:
             incarnation.destroy()
+            self._tools.keep_log("restore", checkpoint)
             post(
                 RestoreFailed(
                     time.monotonic(),
@@ -152,7 +153,7 @@ class Restorer:
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
-            request = engine.RestoreRequest(images.streams, facts.last_pid, inherit)
+            request = engine.RestoreRequest(tools.reader.for_restore(images.streams), facts.last_pid, inherit)
             engine.restore(place, request, incarnation.spawn_criu(None), RESTORE_SECONDS)
         finally:
             tools.streams.wired()

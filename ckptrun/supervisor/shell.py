@@ -102,6 +102,7 @@ class Shell:
         self._parts = parts
         self.state = initial(self._config)
         signals.watch(self._signalled)
+        parts.streams.interrupted = self._interrupted
         parts.streams.terminal.enter()
         parts.speaker.raw = parts.streams.terminal.raw
         try:
@@ -223,8 +224,9 @@ class Shell:
             case signal.SIGCONT:
                 self._continue()
             case signal.SIGINT | signal.SIGQUIT | signal.SIGTSTP if from_terminal:
+                if signum != signal.SIGTSTP:
+                    self._interrupted()
                 if incarnation:
-                    incarnation.interrupted = time.monotonic()
                     incarnation.signal(signum)
             case signal.SIGTERM | signal.SIGINT | signal.SIGHUP:
                 self.stop(signum)
@@ -268,6 +270,10 @@ class Shell:
     def _job_stopped(self) -> None:
         """The job was suspended at its terminal: suspend ckptrun too, as a shell expects."""
         self._queue.put(self._suspend)
+
+    def _interrupted(self) -> None:
+        if self.incarnation:
+            self.incarnation.interrupted = time.monotonic()
 
     def _suspend(self) -> None:
         self._parts.streams.terminal.leave()
