@@ -7,6 +7,7 @@ namespaces). As an ordinary user everything runs in a user namespace, as the job
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -207,9 +208,7 @@ class Memory:
 
     def recall(self, criu: Criu) -> Findings | None:
         """Return what is remembered and still valid, or None; takes well under a millisecond."""
-        entry = self._load().get(_key(criu))
-        if not isinstance(entry, dict):
-            return None
+        entry: Any = self._load().get(_key(criu))
         try:
             findings = Findings(**{**entry["findings"], "version": tuple(entry["findings"]["version"])})
             age = time.time() - entry["at"]
@@ -228,7 +227,8 @@ class Memory:
             temporary.write_text(json.dumps(entries, indent=1), encoding="utf-8")
             temporary.replace(self._path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def _load(self) -> dict[str, Any]:
         try:

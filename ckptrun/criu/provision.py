@@ -36,6 +36,7 @@ SHARED_HOME = Path("/var/lib/ckptrun/criu")
 """Where root keeps prefixes, readable by all: an ordinary user's ckptrun uses what root's provided."""
 
 _FIX = "run `ckptrun doctor --fix`, which provides one without changing the system"
+_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
 _PYCRIU_PLACES = ("/usr/lib/python3/dist-packages", "/usr/local/lib/python3/dist-packages")
 
 
@@ -124,7 +125,7 @@ def _explicit(path: Path, env: Mapping[str, str]) -> Criu:
 
 def _on_path(env: Mapping[str, str]) -> Path | None:
     """Return the distribution's program; an ordinary user's PATH often lacks sbin."""
-    folders = [*env.get("PATH", "").split(":"), "/usr/sbin", "/usr/local/sbin", "/usr/bin"]
+    folders = [*env.get("PATH", "").split(":"), *_SYSTEM_FOLDERS]
     candidates = (Path(folder, "criu") for folder in folders if folder.startswith("/"))
     return next((path for path in candidates if os.access(path, os.X_OK) and path.is_file()), None)
 
