@@ -100,10 +100,13 @@ class Checkpointer:
         self._abandoned = threading.Event()
         self.last_size = 0
 
-    def take(self, command: TakeCheckpoint, incarnation: Incarnation) -> None:
-        """Take a checkpoint and post how it went."""
+    def begin(self) -> None:
+        """Forget what was said about the dump before; call it before `take` is started in its thread."""
         self._released.clear()
         self._abandoned.clear()
+
+    def take(self, command: TakeCheckpoint, incarnation: Incarnation) -> None:
+        """Take a checkpoint and post how it went."""
         slot: Slot | None = None
         attempt = _Attempt(self, command, incarnation)
         try:

@@ -149,8 +149,7 @@ class Shell:
                 incarnation = self._new_incarnation(number)
                 self._worker(f"restore {number}", lambda: parts.restorer.restore(command, incarnation))
             case c.TakeCheckpoint():
-                if target := self.incarnation:
-                    self._worker(f"dump {command.id}", lambda: parts.checkpointer.take(command, target))
+                self._take_checkpoint(command)
             case c.AbandonDump():
                 parts.checkpointer.abandon()
             case c.ReleaseHold():
@@ -158,6 +157,8 @@ class Shell:
             case c.Upload(checkpoint):
                 if staged := parts.copies.get(checkpoint):
                     parts.vault.upload(staged)
+                else:
+                    self.post(e.CommitFailed(time.monotonic(), checkpoint, "its local copy is gone", transient=False))
             case c.DropLocal(checkpoint):
                 parts.copies.drop(checkpoint)
                 self._warm_up()
@@ -179,8 +180,17 @@ class Shell:
                 say(text)
             case c.Record(name, fields):
                 parts.diary.emit(name, **fields)
-            case c.Finish():
+            case c.Finish(end, state):
+                parts.diary.emit("run-ended", exit={"by": end.by, "code": end.code}, state=str(state))
                 self._finish = command
+
+    def _take_checkpoint(self, command: c.TakeCheckpoint) -> None:
+        incarnation, checkpointer = self.incarnation, self._parts.checkpointer
+        if incarnation is None:
+            self.post(e.DumpFailed(time.monotonic(), command.id, "there is no job to dump"))
+            return
+        checkpointer.begin()
+        self._worker(f"dump {command.id}", lambda: checkpointer.take(command, incarnation))
 
     def _worker(self, name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
