@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.health import Check
 from ckptrun.errors import (
     CkptrunError,
     MissingFeatureError,
-    PreconditionError,
     StoreError,
-    StoreRefusedError,
     UsageError,
 )
 
@@ -20,12 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.settings import StoreSettings
-    from ckptrun.store.repository import Backend
 
 STORE_CHECK = "store"
-
-PROBE_FOLDER = ".doctor"
-"""No lineage's name begins with a dot."""
 
 
 def diagnose(settings: StoreSettings, *, fix: bool) -> dict[str, Any]:
@@ -91,37 +84,16 @@ def explain(log: Path) -> dict[str, Any]:
 
 def _store_check(settings: StoreSettings) -> Check:
     from ckptrun.app.stores import backend_of  # noqa: PLC0415 -- 'explain' needs no store
+    from ckptrun.store.probing import probe  # noqa: PLC0415
 
     try:
-        _try_out(backend_of(settings))
+        backend = backend_of(settings)
+        backend.prepare()
+        probe(backend)
     except CkptrunError as error:
         remedy = error.hint or "choose another --store"
         return Check(STORE_CHECK, ok=False, detail=error.message, remedy=remedy)
     return Check(STORE_CHECK, ok=True, detail=f"{settings.url} can be written and honours preconditions")
-
-
-def _try_out(backend: Backend) -> None:
-    """Write, read and delete an object of no lineage.
-
-    Raises:
-        StoreError: that does not work, or the store lets a second writer overwrite the first.
-    """
-    name = f"{PROBE_FOLDER}/{secrets.token_hex(8)}"
-    backend.prepare()
-    backend.put_if_absent(name, b"ckptrun doctor")
-    try:
-        if backend.get(name) != b"ckptrun doctor":
-            raise StoreRefusedError(f"{backend.url} gives back other bytes than it was given")
-        try:
-            backend.put_if_absent(name, b"overwritten")
-        except PreconditionError:
-            return
-        raise StoreRefusedError(
-            f"{backend.url} ignores preconditions: two runs could overwrite each other's checkpoints",
-            hint="use a store with conditional writes: AWS S3, or a server that implements If-None-Match",
-        )
-    finally:
-        backend.delete(name)
 
 
 def _line_around(text: str, position: int) -> str:

@@ -6,13 +6,13 @@ Sizes in bytes, durations in seconds, times in RFC 3339. Nothing is written.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.app.identity import this_owner
 from ckptrun.app.stores import backend_of, existing_lineage, key_source, record_of
 from ckptrun.core.model import RunState
 from ckptrun.errors import CorruptError, UsageError, WrongKeyError
+from ckptrun.store.lease import is_dead
 from ckptrun.store.repository import Lineage, list_lineages
 from ckptrun.supervisor.control_client import is_live
 from ckptrun.telemetry.events import FILE_NAME, follow_events, read_events, rfc3339
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import CheckpointRecord
     from ckptrun.settings import StoreSettings
-    from ckptrun.store.repository import Head, Owner
+    from ckptrun.store.repository import Head
 
 
 def lineages(settings: StoreSettings) -> list[dict[str, Any]]:
@@ -154,21 +154,8 @@ def _state(settings: StoreSettings, name: str, head: Head) -> str:
         return str(head.run.state)
     if head.owner is None:
         return str(RunState.INTERRUPTED)
-    here = _lives_here(head.owner)
-    alive = head.lease_until_hint > time.time() if here is None else here
+    alive = head.lease_until_hint > time.time() and not is_dead(head.owner, this_owner())
     return str(RunState.RUNNING if alive else RunState.INTERRUPTED)
-
-
-def _lives_here(owner: Owner) -> bool | None:
-    """Tell whether a writer's process lives; None if it is none of this boot and PID namespace."""
-    own = this_owner()
-    if (owner.boot_id, owner.pid_namespace) != (own.boot_id, own.pid_namespace):
-        return None
-    try:
-        stat = Path(f"/proc/{owner.pid}/stat").read_text("utf-8", errors="replace")
-    except OSError:
-        return False
-    return int(stat.rpartition(")")[2].split()[19]) == owner.start_time
 
 
 def _exit(head: Head) -> dict[str, Any] | None:
