@@ -52,7 +52,7 @@ class Backend(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; no error if it is not there."""
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield names and sizes in bytes of the objects directly in folder ``prefix``; never proof of absence."""
 
     def folders(self) -> Iterator[str]:

@@ -1,19 +1,46 @@
-"""One job's history in a store, as a reader sees it. Called by app and supervisor; writing is `writer`'s."""
+"""One job's history in a store, as a reader sees it, and how one becomes its writer. Called by app and supervisor."""
 
 from __future__ import annotations
 
+import secrets
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from ckptrun.core.model import RunState
+from ckptrun.errors import CorruptError, PreconditionError
+from ckptrun.store import lease, manifest, verifying
+from ckptrun.store.api import Head, RunInfo
+from ckptrun.store.crypto import Kind
+from ckptrun.store.fetching import Fetcher
+from ckptrun.store.headfile import Found, HeadFile, Seen
+from ckptrun.store.keys import make_format, open_seal, read_format
+from ckptrun.store.opening import check_name
+from ckptrun.store.probing import probe
+from ckptrun.store.reading import StoredCheckpoint
+from ckptrun.store.writer import Writer, interrupted
+from ckptrun.store.writing import manifest_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ckptrun.core.model import CheckpointRecord
-    from ckptrun.store.api import CommandFacts, Head, KeySource, Owner, VerifyReport
+    from ckptrun.store.api import CommandFacts, KeySource, Owner, VerifyReport
     from ckptrun.store.backend import Backend
-    from ckptrun.store.reading import StoredCheckpoint
-    from ckptrun.store.writer import Writer
+    from ckptrun.store.crypto import Seal
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An opened lineage: what reading and writing it takes."""
+
+    backend: Backend
+    name: str
+    seal: Seal
+    headfile: HeadFile
+    seen: Seen
+    fetcher: Fetcher
 
 
 class Lineage:
@@ -32,11 +59,20 @@ class Lineage:
     def __init__(
         self, backend: Backend, name: str, key: KeySource | None, seen_path: Path | None = None
     ) -> None:
-        raise NotImplementedError
+        self._backend = backend
+        self._name = check_name(name)
+        self._key = key
+        self._seen_path = seen_path
+        self._access: Access | None = None
+
+    @property
+    def where(self) -> str:
+        """The lineage's address, for messages."""
+        return self._backend.where(self._name)
 
     def exists(self) -> bool:
         """Say whether the store has this lineage; StoreError."""
-        raise NotImplementedError
+        return read_format(self._backend, self._name) is not None
 
     def head(self) -> Head | None:
         """Return the newest HEAD, authenticated; None before the first writer.
@@ -45,19 +81,48 @@ class Lineage:
             CorruptError: no generation of it is valid, or it is older than one seen before.
             WrongKeyError: the key does not open the lineage.
         """
-        raise NotImplementedError
+        if self._access is None and not self.exists():
+            return None
+        found = self._read(self.access())
+        return None if found is None else found.head
 
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
         """Return the committed checkpoints, newest first; raises as `head`."""
-        raise NotImplementedError
+        head = self.head()
+        return () if head is None else head.checkpoints
 
     def load(self, record: CheckpointRecord) -> StoredCheckpoint:
-        """Return a checkpoint with its verified manifest; CorruptError."""
-        raise NotImplementedError
+        """Return a checkpoint with its verified manifest.
+
+        Raises:
+            CorruptError: the manifest is damaged, missing or another checkpoint's.
+        """
+        access = self.access()
+        name = manifest_name(self._name, record)
+        data = self._backend.get(name)
+        try:
+            found = manifest.decode(access.seal.open(Kind.MANIFEST, name, data))
+        except CorruptError as error:
+            raise CorruptError(f"{self._backend.where(name)} is damaged: {error.message}") from error
+        if (found.record.id, found.record.seq) != (record.id, record.seq):
+            raise CorruptError(f"{self._backend.where(name)} describes another checkpoint")
+        return StoredCheckpoint.of(found, record, access.fetcher)
 
     def verify(self, record: CheckpointRecord, *, quick: bool) -> VerifyReport:
-        """Read a checkpoint back; ``quick``: manifest, cell tables and the packs' sizes only."""
-        raise NotImplementedError
+        """Read a checkpoint back; damage is reported, not raised.
+
+        Args:
+            record: which one.
+            quick: manifest, cell tables and the packs' sizes only.
+
+        Raises:
+            StoreUnreachableError: the store does not answer.
+        """
+        try:
+            stored = self.load(record)
+        except CorruptError as error:
+            return verifying.unreadable(error)
+        return verifying.verify(stored, self.access().backend, self._name, quick=quick)
 
     def acquire(
         self,
@@ -81,4 +146,81 @@ class Lineage:
             HeldError: a live writer has it.
             StoreRefusedError: the store is read-only or ignores preconditions.
         """
-        raise NotImplementedError
+        self._backend.prepare()
+        probe(self._backend)
+        found_format = read_format(self._backend, self._name)
+        if found_format is None:
+            make_format(self._backend, self._name, encrypted=self._key is not None)
+        access = self.access(create=True)
+        self._backend.sweep(self._name)
+        while True:
+            found = self._read(access)
+            if found is not None and not self._free(access, found, owner, take_over=take_over, wait=wait):
+                raise lease.held(self._name, self._backend.url, found.head)
+            taken = self._take(access, found, owner, command, clock())
+            if taken is not None:
+                previous = interrupted(found.head.run) if found and found.head.run.started else None
+                return Writer(self, taken, owner, previous, clock)
+            take_over = False  # another process was faster: it is not the holder the user meant
+
+    def access(self, *, create: bool = False) -> Access:
+        """Return what reading and writing take; reads FORMAT and the key slots once. Used within the store.
+
+        Raises:
+            CorruptError: there is no lineage, or its FORMAT is damaged.
+            WrongKeyError, ConfigurationError: the key does not fit.
+        """
+        if self._access is None:
+            found = read_format(self._backend, self._name)
+            if found is None:
+                raise CorruptError(f"there is no lineage {self._name!r} in {self._backend.url}")
+            fresh = create and next(self._backend.read(f"{self._name}/HEAD"), None) is None
+            seal = open_seal(self._backend, self._name, found, self._key, create=fresh)
+            self._access = Access(
+                self._backend,
+                self._name,
+                seal,
+                HeadFile(self._backend, self._name, seal),
+                Seen(self._seen_path, found.uid),
+                Fetcher(self._backend, self._name, seal),
+            )
+        return self._access
+
+    def _read(self, access: Access) -> Found | None:
+        found = access.headfile.read()
+        access.seen.check(found.head if found else None, access.headfile.where)
+        return found
+
+    def _free(
+        self, access: Access, found: Found, owner: Owner, *, take_over: bool, wait: Callable[[float], object]
+    ) -> bool:
+        holder = found.head.owner
+        if holder is None or take_over or lease.is_dead(holder, owner):
+            return True
+        return lease.stands_still(found.version, access.headfile.version, wait) or self._released(access)
+
+    def _released(self, access: Access) -> bool:
+        found = access.headfile.read()
+        return found is not None and found.head.owner is None
+
+    def _take(
+        self, access: Access, found: Found | None, owner: Owner, command: CommandFacts, now: float
+    ) -> Found | None:
+        """Write HEAD as its new owner; None if someone else was faster."""
+        if found is None:
+            run = RunInfo(RunState.INTERRUPTED, None, command, 0.0)
+            head = Head(1, 0, None, 0.0, run)
+        else:
+            old = found.head
+            head = replace(old, epoch=old.epoch + 1, run=interrupted(old.run), warnings=())
+        hint = now + lease.LEASE_SECONDS
+        head = replace(head, owner=owner, lease_until_hint=hint, commit=secrets.token_hex(8))
+        try:
+            taken = Found(head, access.headfile.write(head, found.version if found else None))
+        except PreconditionError:
+            now_there = access.headfile.read()
+            if now_there is None or now_there.head.commit != head.commit:
+                return None
+            taken = now_there  # the answer to our own write was lost
+        access.seen.check(taken.head, access.headfile.where)
+        return taken

@@ -1,27 +1,76 @@
-"""The lineage's one writer: checkpoints in, HEAD forward. Made by `Lineage.acquire`; called by the supervisor."""
+"""The lineage's one writer: checkpoints in, HEAD forward. Made by `Lineage.acquire`; called by the supervisor.
+
+Order is everything: packs, then the manifest, then HEAD. Only HEAD makes a checkpoint count, and it is replaced on
+condition that nobody else did: a writer that was taken over finds out at its next write, whatever any clock says.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from ckptrun.core.model import CheckpointRecord, RunState
+from ckptrun.core.retention import expired
+from ckptrun.errors import ConfigurationError, StoreError
+from ckptrun.store import lease
+from ckptrun.store.api import Head, Prepared, RunInfo, Tombstone
+from ckptrun.store.headqueue import HeadQueue
+from ckptrun.store.knowledge import build_index, packs_of
+from ckptrun.store.packing import Packer, PackNames
+from ckptrun.store.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ckptrun.core.model import CheckpointRecord, Snapshot
+    from ckptrun.core.model import Snapshot
     from ckptrun.core.retention import Keep
-    from ckptrun.store.api import Prepared, RunInfo
+    from ckptrun.store.api import Owner
+    from ckptrun.store.headfile import Found
+    from ckptrun.store.index import ChunkIndex
+    from ckptrun.store.lineage import Lineage
+
+log = logging.getLogger("ckptrun.store")
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Writer:
     """The lineage's one writer. Thread-safe: changes of HEAD queue up, and so do uploads.
+
+    Args:
+        lineage: what it writes.
+        found: the HEAD by which it took the lineage.
+        owner: this process.
+        previous: the run before it.
+        clock: seconds since the epoch.
 
     Attributes:
         epoch: counts the writers of this lineage.
         previous: the run before this writer, RUNNING turned INTERRUPTED; None if there was none.
     """
 
-    epoch: int
-    previous: RunInfo | None
+    def __init__(
+        self,
+        lineage: Lineage,
+        found: Found,
+        owner: Owner,
+        previous: RunInfo | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.epoch = found.head.epoch
+        self.previous = previous
+        self._lineage = lineage
+        self._access = lineage.access()
+        self._clock = clock
+        self._queue = HeadQueue(self._access.headfile, found, self._access.seen)
+        self._names = PackNames(self.epoch, owner.session)
+        self._put_lock = threading.Lock()
+        self._next_seq = found.head.seq + 1
+        self._index: ChunkIndex | None = None
+        self._packs: dict[str, frozenset[str] | None] = {}
 
     def put(
         self,
@@ -34,41 +83,166 @@ class Writer:
         """Store a checkpoint's bytes, without making it count.
 
         Args:
-            snapshot: its sources are read once.
+            snapshot: its sources are read once, and again only if a commit finds a tombstone.
             frozen_seconds: for the record.
             progress: is told bytes done and bytes in all, from this thread.
             inexact: files not captured exactly, for the record.
 
         Raises:
             StoreError: it could not be stored; the lineage is as before.
+            FencedError: this writer was taken over; nothing more is uploaded.
         """
-        raise NotImplementedError
+        if not _ID.fullmatch(snapshot.id):
+            raise ConfigurationError(f"{snapshot.id!r} is not a checkpoint's id")
+        with self._put_lock:
+            head = self._queue.head()
+            index = self._known(head)
+            index.distrust(_unusable(head))
+            record = CheckpointRecord(
+                snapshot.id,
+                self._next_seq,
+                self.epoch,
+                snapshot.trigger,
+                snapshot.created,
+                0.0,
+                frozen_seconds,
+                *(0.0, 0, 0, 0, 0),
+                inexact=inexact,
+                labels=dict(head.run.labels),
+            )
+            self._next_seq += 1
+            access = self._access
+            packer = Packer(access.backend, access.name, self._names, index)
+            writing = Writing(access.backend, access.name, access.seal, index, packer, snapshot, progress)
+            try:
+                written = writing.run(record)
+            except BaseException:
+                packer.abandon()
+                raise
+        packs = frozenset(name for name, _ in written.manifest.packs)
+        return Prepared(snapshot, written.manifest.record, written.name, packs, inexact)
 
     def commit(self, prepared: Prepared, *, keep: Keep) -> CheckpointRecord:
         """Make a checkpoint count, and apply retention.
+
+        A pack the checkpoint refers to may have become a tombstone since `put`, when an earlier checkpoint was
+        dropped: then what lies in it is stored anew first.
 
         Raises:
             FencedError: another writer has taken over.
             StoreError: it is not known to count.
         """
-        raise NotImplementedError
+        while True:
+            self._learn_packs(self._queue.head().checkpoints)
+            self._packs[prepared.record.id] = prepared.packs
+            record = replace(prepared.record, committed=self._clock())
+            if self._queue.change(lambda head, p=prepared, r=record: self._committed(head, p, r, keep)):  # type: ignore[misc]
+                return record
+            stale = prepared.manifest
+            prepared = self.put(
+                prepared.snapshot, frozen_seconds=record.frozen_seconds, inexact=prepared.inexact
+            )
+            self._forget(stale)
 
     def renew(self) -> None:
         """Show that this writer lives: at least every 5 s. FencedError, StoreError."""
-        raise NotImplementedError
+        self._queue.change(self._renewed)
 
     def set_run(self, run: RunInfo) -> None:
         """Record how the run stands. FencedError, StoreError."""
-        raise NotImplementedError
+        self._queue.change(lambda head: replace(self._renewed(head), run=run))
 
     def drop(self, record_ids: Iterable[str], reason: str) -> None:
-        """Take checkpoints out of the lineage; what they refer to is not trusted for new ones."""
-        raise NotImplementedError
+        """Take checkpoints that turned out corrupt out of the lineage.
+
+        What they refer to may be what is damaged: new checkpoints store it anew.
+
+        Raises:
+            FencedError, StoreError: as `renew`.
+        """
+        ids = frozenset(record_ids)
+        head = self._queue.head()
+        self._learn_packs(head.checkpoints)
+        gone = [record for record in head.checkpoints if record.id in ids]
+        if not gone:
+            return
+        for record in gone:
+            log.warning("checkpoint %s of lineage %s is dropped: %s", record.id, self._access.name, reason)
+        self._queue.change(lambda head: self._dropped(head, ids, distrust=True))
+        with self._put_lock:
+            if self._index is not None:
+                self._index.distrust(_unusable(self._queue.head()))
+                if any(self._packs.get(record.id) is None for record in gone):
+                    self._index.distrust(self._index.sizes)  # which packs it used is not known: trust none
 
     def close(self, run: RunInfo) -> None:
         """Record how the run ended and give the lease back; the writer is of no use afterwards."""
-        raise NotImplementedError
+        self._queue.change(lambda head: replace(head, run=run, owner=None, lease_until_hint=0.0))
+        self._queue.close()
 
     def release(self) -> None:
         """Give the lease back and leave the record of the last run alone."""
-        raise NotImplementedError
+        self._queue.change(lambda head: replace(head, owner=None, lease_until_hint=0.0))
+        self._queue.close()
+
+    def _renewed(self, head: Head) -> Head:
+        return replace(head, lease_until_hint=self._clock() + lease.LEASE_SECONDS)
+
+    def _committed(self, head: Head, prepared: Prepared, record: CheckpointRecord, keep: Keep) -> Head | None:
+        """Return HEAD with a checkpoint; None if a pack of it is on its way out."""
+        if not prepared.packs.isdisjoint(_unusable(head)):
+            return None
+        others = (other for other in head.checkpoints if other.id != record.id)
+        records = tuple(sorted((record, *others), key=lambda r: -r.seq))
+        head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq))
+        return self._dropped(head, {old.id for old in expired(records, keep)}, distrust=False)
+
+    def _dropped(self, head: Head, ids: Iterable[str], *, distrust: bool) -> Head:
+        """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones."""
+        dropped = [record for record in head.checkpoints if record.id in ids]
+        kept = tuple(record for record in head.checkpoints if record.id not in ids)
+        going = _union(self._packs.get(record.id) for record in dropped) or frozenset()
+        if any(self._packs.get(record.id) is None for record in kept):
+            unused: frozenset[str] = (
+                frozenset()
+            )  # what an unreadable manifest refers to is not known: bury nothing
+            used = going
+        else:
+            used = _union(self._packs[record.id] for record in kept)
+            unused = going - used
+        suspect = {*head.suspect, *(going if distrust else ())} & used if dropped else set(head.suspect)
+        known = {tombstone.pack for tombstone in head.tombstones}
+        now = self._clock()
+        new = tuple(Tombstone(pack, now) for pack in sorted(unused - known))
+        return replace(
+            head, checkpoints=kept, tombstones=(*head.tombstones, *new), suspect=tuple(sorted(suspect))
+        )
+
+    def _known(self, head: Head) -> ChunkIndex:
+        if self._index is None:
+            self._index = build_index(self._lineage, head)
+        return self._index
+
+    def _learn_packs(self, records: Iterable[CheckpointRecord]) -> None:
+        for record in records:
+            if record.id not in self._packs:
+                self._packs[record.id] = packs_of(self._lineage, record)
+
+    def _forget(self, manifest: str) -> None:
+        try:
+            self._access.backend.delete(manifest)
+        except StoreError as error:
+            log.info("%s stays behind: %s", manifest, error)
+
+
+def interrupted(run: RunInfo) -> RunInfo:
+    """Return the record of a run whose writer is gone."""
+    return replace(run, state=RunState.INTERRUPTED) if run.state is RunState.RUNNING else run
+
+
+def _unusable(head: Head) -> set[str]:
+    return {tombstone.pack for tombstone in head.tombstones} | set(head.suspect)
+
+
+def _union(sets: Iterable[frozenset[str] | None]) -> frozenset[str]:
+    return frozenset().union(*(packs for packs in sets if packs is not None))

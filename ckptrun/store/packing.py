@@ -1,0 +1,124 @@
+"""Fills packs and uploads them while the next one fills. Called by `writing`, from one thread."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ckptrun.errors import PreconditionError, StoreError
+from ckptrun.store import pack as packs
+from ckptrun.store.background import lower_priority
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ckptrun.store.backend import Backend
+    from ckptrun.store.crypto import Kind
+    from ckptrun.store.index import ChunkIndex
+
+
+class PackNames:
+    """Names never used before: the writer's epoch and session, and a count."""
+
+    def __init__(self, epoch: int, session: str) -> None:
+        self._stem = f"{epoch}-{session}"
+        self._count = 0
+
+    def next(self) -> str:
+        """Return another name."""
+        self._count += 1
+        return f"{self._stem}-{self._count}"
+
+
+class Packer:
+    """The packs of one checkpoint. At most two are in memory: one that fills and one that is uploaded.
+
+    Args:
+        backend: of the store.
+        lineage: its name.
+        names: for packs.
+        index: learns where chunks lie, before the pack is up: `abandon` takes that back.
+        pack_size: bytes after which a pack is closed.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        lineage: str,
+        names: PackNames,
+        index: ChunkIndex,
+        pack_size: int = packs.PACK_SIZE,
+    ) -> None:
+        self._backend = backend
+        self._lineage = lineage
+        self._names = names
+        self._index = index
+        self._pack_size = pack_size
+        self._parts: list[bytes | memoryview] = []
+        self._size = 0
+        self._name = ""
+        self._started: list[str] = []
+        self._uploads = ThreadPoolExecutor(1, "pack-upload", initializer=lower_priority)
+        self._pending: Future[None] | None = None
+        self.stored = 0
+        """Bytes of all packs so far."""
+
+    def add(self, kind: Kind, chunk: bytes, stored: bytes | memoryview, raw: int) -> packs.Location:
+        """Append a chunk and return where it lies; StoreError of an upload before."""
+        if not self._parts:
+            self._name = self._names.next()
+            self._started.append(self._name)
+            self._parts.append(packs.MAGIC)
+            self._size = len(packs.MAGIC)
+        location = packs.Location(self._index.pack_number(self._name), self._size, len(stored), raw)
+        self._parts += (packs.header(kind, chunk, len(stored), raw), stored)
+        self._size += packs.HEADER_SIZE + len(stored)
+        self._index.add(chunk, location)
+        if self._size >= self._pack_size:
+            self._flush()
+        return location
+
+    def finish(self) -> None:
+        """Return when every pack is durable; StoreError."""
+        self._flush()
+        self._wait()
+        self._uploads.shutdown()
+
+    def abandon(self) -> None:
+        """Forget what is not durable; chunks in it count as unknown again."""
+        self._parts.clear()
+        self._uploads.shutdown(wait=True, cancel_futures=True)
+        self._index.distrust(name for name in self._started if name not in self._index.sizes)
+
+    def _flush(self) -> None:
+        if not self._parts:
+            return
+        self._wait()
+        self._pending = self._uploads.submit(self._upload, self._name, b"".join(self._parts))
+        self.stored += self._size
+        self._parts.clear()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _upload(self, name: str, data: bytes) -> None:
+        put_once(self._backend, f"{self._lineage}/packs/{name}", data)
+        self._index.sizes[name] = len(data)
+
+
+def put_once(backend: Backend, name: str, data: bytes) -> None:
+    """Create an object whose name is ours alone; that it exists already is our own lost answer, or an error.
+
+    Raises:
+        StoreError: it cannot be written, or someone else used its name.
+    """
+    try:
+        backend.put_if_absent(name, data)
+    except PreconditionError as error:
+        if backend.get(name) != data:
+            raise StoreError(
+                f"{backend.where(name)} exists with other content",
+                hint="another writer uses the same session name",
+            ) from error
