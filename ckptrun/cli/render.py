@@ -6,6 +6,7 @@ Tables are plain where stdout is no terminal: one line a row, never wrapped or c
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +109,10 @@ def checks(result: Mapping[str, Any]) -> None:
 
 def pairs(values: Mapping[str, Any]) -> None:
     """Print names and values, one pair a line; units from the names' endings."""
-    grid = Table.grid(padding=(0, 2))
+    labels = {key: key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ") for key in values}
+    width = max(map(len, labels.values()), default=0)
     for key, value in values.items():
-        label = key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
-        grid.add_row(Text(label), Text(_shown(key, value)))
-    _console().print(grid)
+        _console().print(Text(f"{labels[key]:<{width}}  {_shown(key, value)}"))
 
 
 def _shown(key: str, value: Any) -> str:
@@ -125,7 +125,7 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={item}" for name, item in value.items()) or _NONE
     if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value)) or _NONE
+        return shlex.join(map(str, value)).replace("\n", "\\n") or _NONE
     return _NONE if value in {None, ""} else str(value)
 
 

@@ -164,6 +164,7 @@ def test_show_has_the_contracts_fields_newest_first(place: Place):
 def test_show_for_people_names_every_checkpoint(place: Place):
     ids = place.run("train")
     _, out, _ = place.cli("show", "train")
+    assert "command  python train.py\n" in out
     assert all(any(line.startswith(id_) for line in out.splitlines()) for id_ in ids)
 
 
