@@ -28,7 +28,7 @@ def test_a_job_that_fails_before_its_first_checkpoint_is_not_restarted(lab: Lab)
     result = lab.run("sh", "-c", "echo once; exit 3")
     assert result.code == 3
     assert result.out == "once\n"
-    assert "before its first checkpoint" in result.err
+    assert "it is not restarted" in result.err
 
 
 def test_a_successful_run_says_nothing(lab: Lab):

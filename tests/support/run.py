@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 import psutil
 
 from ckptrun.settings.names import run_directory, state_directory
-from ckptrun.supervisor.control_client import ask
+from ckptrun.supervisor.control_client import ask, is_live
 from ckptrun.telemetry.events import FILE_NAME, read_events
 
 if TYPE_CHECKING:
@@ -176,12 +176,16 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """Ask the run how it is doing."""
-        return ask(self.lab.run_dir, self.lab.name, {"request": "status"}, timeout=PATIENCE)
+        return self._ask({"request": "status"})
 
     def checkpoint(self) -> str:
         """Have a checkpoint taken and committed; return its id."""
-        request = {"request": "checkpoint", "wait": True}
-        return str(ask(self.lab.run_dir, self.lab.name, request, timeout=PATIENCE)["id"])
+        self.job_pid()
+        return str(self._ask({"request": "checkpoint", "wait": True})["id"])
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.until("control socket", lambda: is_live(self.lab.run_dir))
+        return ask(self.lab.run_dir, self.lab.name, request, timeout=PATIENCE)
 
     def job_pid(self) -> int:
         """Wait until the job has a first process and return its PID, as this machine sees it."""
@@ -267,7 +271,7 @@ class Lab:
             **kept,
             "HOME": str(self.home),
             "XDG_STATE_HOME": str(self.home / "state"),
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LAB": self.tag,
             **self.environment,
