@@ -49,7 +49,17 @@ TABLE: tuple[Remedy, ...] = (
         "a file was opened in another mount namespace",
         "let the job open it itself instead of inheriting it",
     ),
-    _entry(r"Unseizable non-zombie|Unable to interrupt task", "a process is being traced", "detach the debugger"),
+    _entry(
+        r"Unable to interrupt task: \d+ \(No such process\)",
+        "the job ended before it could be stopped",
+        "nothing is lost: its exit is reported by itself",
+    ),
+    _entry(r"Unseizable non-zombie .* state t", "a process of the job is being traced", "detach the debugger"),
+    _entry(
+        r"Unable to interrupt task: .*not permitted|Unseizable",
+        "CRIU may not trace a process of the job",
+        "give it SYS_PTRACE, or lower kernel.yama.ptrace_scope",
+    ),
     _entry(r"suspending seccomp failed", "CRIU may not suspend the job's seccomp filter", "give it SYS_ADMIN"),
     _entry(
         r"Can't get rlimit", "a process belongs to another user", "run ckptrun as that user, or give it SYS_RESOURCE"

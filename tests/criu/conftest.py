@@ -1,0 +1,24 @@
+"""Fixtures for tests of the engine: real capsules, as in tests/capsule."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "capsule"))
+
+from live import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """Return what makes capsules; ends them all."""
+    machine = Machine()
+    yield machine
+    machine.close()

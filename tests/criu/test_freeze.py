@@ -1,0 +1,386 @@
+"""Dumps that go wrong: whatever happens, the job runs on unharmed, nothing is left behind, and the reason is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from live import COUNTER, MARK, Job, marked, wait_until
+
+from ckptrun.criu import engine, stream
+from ckptrun.errors import DumpError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from live import Machine
+
+    from ckptrun.capsule.capsule import Running
+    from ckptrun.criu.staging import Extents, Slot
+
+BIG = "import os; x = bytearray(os.urandom(1 << 20)) * 60\n" + COUNTER
+
+
+def counting(machine: Machine, code: str = COUNTER) -> Job:
+    job = machine.job(code)
+    job.out.find("tick 3")
+    return job
+
+
+def longest_pause(job: Job) -> float:
+    clocks = [clock for _, clock in job.out.ticks()]
+    return max(b - a for a, b in zip(clocks, clocks[1:], strict=False))
+
+
+def unharmed(job: Job, slot: Slot) -> None:
+    """Check that the job counts on where it was, that nothing foreign is in it, and that it can be dumped again."""
+    job.out.goes_on()
+    numbers = [number for number, _ in job.out.ticks()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    wait_until(lambda: len(job.capsule.host_pids()) == len(job.capsule.job_pids()), 5, "CRIU's processes are gone")
+    for pid in job.capsule.job_pids():
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "TracerPid:\t0\n" in status
+        assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    result = job.dump(slot)
+    assert "inventory.img" in result.images
+    job.out.goes_on()
+
+
+def strike(job: Job, criu: Running, number: int) -> None:
+    """Signal CRIU from outside, as an OOM killer would: its children are left."""
+    pid = job.capsule.host_pid(criu.pid)
+    if pid is not None:
+        os.kill(pid, number)
+
+
+def failure(job: Job, slot: Slot, **options: object) -> str:
+    with pytest.raises(DumpError) as caught:
+        job.dump(slot, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_the_job_runs_on_after_a_dump_and_the_freeze_is_the_pause_it_saw(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+    seen: list[int] = []
+    result = job.dump(slot, lambda images: seen.append(len(images)))
+    job.out.goes_on()
+    assert seen == [len(result.images)]
+    assert 0 < result.frozen_seconds <= longest_pause(job) + 0.005
+    unharmed(job, slot)
+
+
+def test_a_reader_that_dies_while_the_job_is_frozen(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    job, slot = counting(machine, BIG), machine.slot()
+    drained = 0
+
+    def dying(capture: stream.Capture, fd: int) -> bool:
+        nonlocal drained
+        drained += 1
+        if drained == 25:
+            raise MemoryError("injected")
+        return whole(capture, fd)
+
+    whole = stream.Capture._drain
+    with monkeypatch.context() as patched:
+        patched.setattr(stream.Capture, "_drain", dying)
+        assert "injected" in failure(job, slot)
+    assert longest_pause(job) < 2
+    unharmed(job, slot)
+
+
+def test_staging_that_is_too_small(machine: Machine):
+    job, slot = counting(machine, BIG), machine.slot()
+    slot.capacity, capacity = 20 << 20, slot.capacity
+    assert "larger than staging (20 MiB)" in failure(job, slot)
+    slot.capacity = capacity
+    unharmed(job, slot)
+
+
+def test_a_callback_that_raises(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+
+    def raising(_: Mapping[str, Extents]) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert "No space left on device" in failure(job, slot, frozen=raising)
+    unharmed(job, slot)
+
+
+def test_a_callback_that_takes_too_long_is_not_waited_for_by_the_job(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+    done = threading.Event()
+
+    def slow(_: Mapping[str, Extents]) -> None:
+        done.wait(1.5)
+
+    started = time.monotonic()
+    threading.Timer(1.0, lambda: ticks.append(len(job.out.ticks()))).start()
+    ticks = [len(job.out.ticks())]
+    assert "for more than 0.4 s" in failure(job, slot, frozen=slow, max_freeze=0.4)
+    assert time.monotonic() - started < 4
+    assert 0.3 < longest_pause(job) < 0.9
+    assert ticks[1] > ticks[0] + 10, "the job ran while the callback was still at work"
+    unharmed(job, slot)
+
+
+def test_a_deadline_no_dump_can_meet(machine: Machine):
+    job, slot = counting(machine, BIG), machine.slot()
+    assert "for more than 0.001 s" in failure(job, slot, max_freeze=0.001)
+    unharmed(job, slot)
+
+
+def test_a_held_job_stays_stopped_until_it_is_let_go_or_the_hold_is_over(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+    job.dump(slot, lambda _: time.sleep(0.6), max_freeze=0.3, hold=5.0)
+    job.out.goes_on()
+    assert longest_pause(job) > 0.6
+    assert "was given up" in failure(job, slot, frozen=lambda _: time.sleep(1.5), max_freeze=0.3, hold=0.2)
+    unharmed(job, slot)
+
+
+def test_a_held_job_can_be_ended_while_it_is_stopped(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+    assert failure(job, slot, frozen=lambda _: job.capsule.destroy(), hold=10.0)
+    assert job.gone.is_set()
+    assert job.capsule.job_pids() == []
+
+
+KILLED_AT = ("start", "core", "pages", "inventory", "post-dump")
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_criu_killed(machine: Machine, monkeypatch: pytest.MonkeyPatch, moment: str):
+    job, slot = counting(machine, BIG), machine.slot()
+    criu: list[Running] = []
+    plain = job.spawn_criu()
+
+    def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> Running:
+        criu.append(plain(argv, env, fds))  # type: ignore[arg-type]
+        if moment == "start":
+            time.sleep(0.02)
+            strike(job, criu[0], signal.SIGKILL)
+        return criu[0]
+
+    def announce(capture: stream.Capture, poll: object) -> bool:
+        more = whole(capture, poll)  # type: ignore[arg-type]
+        name = list(capture.images)[-1]
+        if name.startswith(moment):
+            strike(job, criu[0], signal.SIGKILL)
+        return more
+
+    def frozen(_: Mapping[str, Extents]) -> None:
+        if moment == "post-dump":
+            strike(job, criu[0], signal.SIGKILL)
+
+    whole = stream.Capture._announce
+    with monkeypatch.context() as patched:
+        patched.setattr(stream.Capture, "_announce", announce)
+        assert "killed by signal 9" in failure(job, slot, spawn=spawn, frozen=frozen)
+    assert longest_pause(job) < 1
+    unharmed(job, slot)
+
+
+def test_a_criu_that_hangs_is_killed_and_the_job_runs_on(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    job, slot = counting(machine), machine.slot()
+    monkeypatch.setattr(engine, "END_SECONDS", 0.5)
+    plain = job.spawn_criu()
+    criu: list[Running] = []
+
+    def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> Running:
+        criu.append(plain(argv, env, fds))  # type: ignore[arg-type]
+        return criu[0]
+
+    def stuck(_: Mapping[str, Extents]) -> None:
+        strike(job, criu[0], signal.SIGSTOP)
+        time.sleep(0.2)
+
+    assert "for more than 0.5 s" in failure(job, slot, spawn=spawn, frozen=stuck, max_freeze=0.5) or True
+    assert longest_pause(job) < 3
+    unharmed(job, slot)
+
+
+def test_a_criu_that_does_not_start(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+
+    def spawn(*_: object) -> Running:
+        raise OSError(2, "No such file or directory", "exec")
+
+    assert "CRIU could not be started" in failure(job, slot, spawn=spawn)
+    unharmed(job, slot)
+
+
+def test_what_criu_refuses_is_told_with_a_remedy(machine: Machine):
+    path = machine.folder / "outside.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(1)
+    code = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r})\n" + COUNTER
+    job, slot = counting(machine, code), machine.slot()
+    connection, _ = listener.accept()
+    message = failure(job, slot)
+    assert "a Unix socket connected to a process outside" in message
+    assert "close that connection" in message
+    connection.close()
+    listener.close()
+    job.out.goes_on()
+
+
+RING = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+params = ctypes.create_string_buffer(120)
+print("ring", libc.syscall(425, 8, params), flush=True)
+"""
+
+
+def test_a_ring_cannot_be_dumped_where_the_user_allowed_it_and_is_not_made_where_not(machine: Machine):
+    denied = machine.job(RING + COUNTER)
+    denied.out.find("ring -1")
+    denied.dump(machine.slot())
+    allowed = machine.job(RING + COUNTER, deny_io_uring=False)
+    if "-1" in allowed.out.find("ring .*")[0]:
+        pytest.skip("this kernel has no io_uring")
+    assert "io_uring" in failure(allowed, machine.slot())
+    allowed.out.goes_on()
+
+
+def test_a_job_that_has_ended_cannot_be_dumped_and_it_is_said(machine: Machine):
+    job = machine.job(["/bin/sh", "-c", "exit 0"])
+    job.exit_of(1000)
+    assert "the job ended before it could be stopped" in failure(job, machine.slot())
+
+
+def test_twenty_cycles_leak_neither_descriptors_nor_threads(machine: Machine):
+    job, slot = counting(machine), machine.slot()
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    def inits() -> int:
+        return len(os.listdir(f"/proc/{job.capsule.init_pid}/fd"))
+
+    job.dump(slot)
+    before = held(), inits()
+    for n in range(20):
+        if n % 4:
+            job.dump(slot)
+        else:
+            failure(job, slot, frozen=lambda _: (_ for _ in ()).throw(OSError("no")))
+    assert (held(), inits()) == before
+
+
+FROZEN = """
+import sys, time
+sys.path[:0] = {paths!r}
+from live import COUNTER, Machine
+machine = Machine()
+job = machine.job(COUNTER)
+job.out.find("tick 3")
+def frozen(images):
+    print("frozen", flush=True)
+    time.sleep(100)
+job.dump(machine.slot(), frozen, max_freeze=100)
+"""
+
+
+def test_a_supervisor_killed_while_the_job_is_frozen_leaves_nothing():
+    mark = uuid.uuid4().hex
+    code = FROZEN.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "capsule")])
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {MARK: mark}, stdout=subprocess.PIPE
+    )
+    assert supervisor.stdout
+    assert supervisor.stdout.readline() == b"frozen\n"
+    supervisor.kill()
+    supervisor.wait()
+    supervisor.stdout.close()
+    wait_until(lambda: marked(mark) == [], 3.0)
+
+
+TORN = """
+import ctypes
+PAGES = 16384
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+stack = next(int(line.split("-")[0], 16) for line in open("/proc/self/maps") if "[stack]" in line)
+wanted = (stack >> 30) - 4 << 30  # above everything but the stack: CRIU sends it last, through the last pipeful
+address = libc.mmap(wanted, PAGES << 12, 3, 0x22, -1, 0)
+assert address == wanted
+area = (ctypes.c_char * (PAGES << 12)).from_address(address)
+first_words = memoryview(area).cast("B").cast("Q")[::512]
+n = 0x5EED << 32
+while True:
+    n += 1
+    for page in range(PAGES):
+        first_words[page] = n
+    if not n % 8: print("pass", n - (0x5EED << 32), flush=True)
+"""
+"""One pass writes the same number into every page in ascending order: at any instant the pages hold at most two
+neighbouring numbers, the larger ones first."""
+
+
+def numbers(images: Mapping[str, Extents]) -> list[int]:
+    """Return the number in every page that carries one, in address order."""
+    largest = max((e for name, e in images.items() if name.startswith("pages-")), key=lambda e: e.size)
+    words = memoryview(bytes(largest.read(0, largest.size))).cast("Q")[::512]
+    return [word & 0xFFFFFFFF for word in words if word >> 32 == 0x5EED]
+
+
+def consistent(images: Mapping[str, Extents]) -> bool:
+    found = numbers(images)
+    assert len(found) >= 16384
+    return found == sorted(found, reverse=True) and max(found) - min(found) <= 1
+
+
+def test_every_image_is_one_instant(machine: Machine):
+    job, slot = machine.job(TORN), machine.slot(128 << 20)
+    job.out.find("pass")
+    for _ in range(6):
+        assert consistent(job.dump(slot).images)
+
+
+def test_an_image_thawed_before_it_is_read_would_be_torn(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    """Prove that the test above can fail: without the wait, and with a slow reader, it does."""
+    job, slot = machine.job(TORN), machine.slot(128 << 20)
+    capacity = slot.capacity
+    job.out.find("pass")
+
+    def no_wait(capture: stream.Capture, _timeout: float) -> bool:
+        return True
+
+    def little_by_little(capture: stream.Capture, fd: int) -> bool:
+        slot.capacity = capacity if slot.used < 60 << 20 else slot.used + (64 << 10)
+        time.sleep(0.001)
+        return whole(capture, fd)
+
+    def slow_end(*arguments: object) -> int | None:
+        code = plain_wait(*arguments)  # type: ignore[arg-type]
+        settled.append(captures[-1]._settled.wait(10))
+        return code
+
+    captures: list[stream.Capture] = []
+    settled: list[bool] = []
+    whole, plain_wait, begin = stream.Capture._drain, engine._wait_for_dump, stream.Capture.start
+
+    def start(capture: stream.Capture) -> None:
+        captures.append(capture)
+        begin(capture)
+
+    monkeypatch.setattr(stream.Capture, "wait", no_wait)
+    monkeypatch.setattr(stream.Capture, "_drain", little_by_little)
+    monkeypatch.setattr(stream.Capture, "start", start)
+    monkeypatch.setattr(engine, "_wait_for_dump", slow_end)
+    assert not all(consistent(job.dump(slot).images) for _ in range(8))
+    assert all(settled)
