@@ -200,7 +200,8 @@ def _dump_error(place: Place, code: int | None, action: _PostDump, request: Dump
             f"the checkpoint kept the job stopped for more than {request.max_freeze:g} s and was given up",
             hint="raise --max-freeze, or checkpoint a smaller job",
         )
-    if action.error is not None:
+    killed = code is not None and code < 0  # then what the capture noticed is only a consequence
+    if action.error is not None and not killed:
         return action.error if isinstance(action.error, DumpError) else DumpError(_told(action.error))
     if code == 0:
         return DumpError(

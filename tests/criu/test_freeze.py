@@ -174,7 +174,7 @@ def test_criu_killed(machine: Machine, monkeypatch: pytest.MonkeyPatch, moment: 
 
     def announce(capture: stream.Capture, poll: object) -> bool:
         more = whole(capture, poll)  # type: ignore[arg-type]
-        name = list(capture.images)[-1]
+        name = next(reversed(capture.images), "")
         if name.startswith(moment):
             strike(job, criu[0], signal.SIGKILL)
         return more
