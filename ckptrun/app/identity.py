@@ -21,7 +21,8 @@ DIGEST_LIMIT = 64 << 20
 def this_owner() -> Owner:
     """Return this process as the owner of a lease: told from every other process there was or will be."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    start_time = int(Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
+    status = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+    start_time = int(status.rpartition(")")[2].split()[19])
     return Owner(boot_id, os.getpid(), start_time, socket.gethostname(), secrets.token_hex(4))
 
 
@@ -30,9 +31,10 @@ def command_facts(command: Sequence[str], cwd: Path) -> CommandFacts:
     text = "\0".join([str(cwd), *command])
     files = {}
     for word in command[1:]:
-        if digest := _digest(cwd / word):
-            files[word] = digest
-    return CommandFacts(tuple(command), str(cwd), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(), files)
+        if content := _digest(cwd / word):
+            files[word] = content
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return CommandFacts(tuple(command), str(cwd), digest, files)
 
 
 def changed_files(then: Mapping[str, str], cwd: Path, written: Collection[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule.capsule import ROOT_PID
@@ -25,7 +26,6 @@ from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ckptrun.capsule.streams import Position, Streams
     from ckptrun.core.commands import TakeCheckpoint
@@ -111,8 +111,7 @@ class Checkpointer:
         attempt = _Attempt(self, command, incarnation)
         try:
             size = job_memory(incarnation.pids())
-            if reason := self._room(size):
-                raise _NoRoomError(reason)
+            self._check_room(size)
             slot = self._arena.take()
             slot.populate(size + SLACK)
             attempt.run(slot)
@@ -122,7 +121,13 @@ class Checkpointer:
             self._failed(command, slot, attempt, repr(error))
 
     def _failed(
-        self, command: TakeCheckpoint, slot: Slot | None, attempt: _Attempt, reason: str, *, skipped: bool = False
+        self,
+        command: TakeCheckpoint,
+        slot: Slot | None,
+        attempt: _Attempt,
+        reason: str,
+        *,
+        skipped: bool = False,
     ) -> None:
         if attempt.finished:
             return  # a held job was killed or released after its dump had been reported
@@ -130,6 +135,10 @@ class Checkpointer:
             self._arena.give(slot)
         self._tools.keep_log("dump", command.id)
         self._tools.post(DumpFailed(time.monotonic(), command.id, reason, skipped=skipped))
+
+    def _check_room(self, size: int) -> None:
+        if reason := self._room(size):
+            raise _NoRoomError(reason)
 
     def release(self) -> None:
         """Let a held job run on."""
@@ -173,7 +182,9 @@ class _Attempt:
         assert incarnation.helper is not None
         folder = tools.workplace / "dump"
         engine.clean(folder)
-        self._place = engine.Place(tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged)
+        self._place = engine.Place(
+            tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
+        )
         self._prepared = tools.journal.prepare(incarnation.pids(), slot.put, {})
         wiring = tools.streams.wiring
         assert wiring is not None
@@ -182,7 +193,12 @@ class _Attempt:
         if self._command.hold and self._command.deadline is not None:
             hold = max(self._command.deadline - time.monotonic(), 1.0)
         request = engine.DumpRequest(
-            ROOT_PID, slot, sorted(wiring.names.values()), max_freeze, lambda images: self._frozen(slot, images), hold
+            ROOT_PID,
+            slot,
+            sorted(wiring.names.values()),
+            max_freeze,
+            lambda images: self._frozen(slot, images),
+            hold,
         )
         result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
         if not self.finished:
@@ -248,10 +264,11 @@ def job_memory(pids: list[int]) -> int:
     """Return the bytes of memory of the job's own: anonymous and shared pages of every process, files' left out."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - hot path
+        with (
+            contextlib.suppress(OSError),
+            Path(f"/proc/{pid}/status").open(encoding="ascii", errors="replace") as file,
+        ):
             for line in file:
                 if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")):
                     total += int(line.split()[1]) * 1024
     return total
-
-

@@ -51,7 +51,12 @@ class Incarnation:
     """One incarnation, from its capsule to its end."""
 
     def __init__(
-        self, number: int, job: Job, streams: Streams, post: Callable[[Event], None], on_stop: Callable[[], None]
+        self,
+        number: int,
+        job: Job,
+        streams: Streams,
+        post: Callable[[Event], None],
+        on_stop: Callable[[], None],
     ) -> None:
         self.number = number
         self.helper: Helper | None = None
@@ -86,7 +91,14 @@ class Incarnation:
         assert self.helper is not None
         wiring = self._streams.wire()
         rows, columns = self._streams.terminal.size()
-        argv = [self.helper.inside_path, "root", str(wiring.mask), str(rows), str(columns), *self._job.command]
+        argv = [
+            self.helper.inside_path,
+            "root",
+            str(wiring.mask),
+            str(rows),
+            str(columns),
+            *self._job.command,
+        ]
         try:
             self.capsule.spawn(
                 Program(
@@ -106,14 +118,16 @@ class Incarnation:
         """Return the job's environment."""
         environment = dict(self._job.environment) | dict(self._job.privilege.environment)
         if self._job.private_tmp is not None:
-            environment["TMPDIR"] = f"{HIDDEN}/tmp"
+            environment["TMPDIR"] = f"{HIDDEN}/tmp"  # noqa: S108 - the private one
         return environment
 
     def spawn_criu(self, identity: Identity | None) -> Callable[..., Running]:
         """Return a function that starts CRIU inside the capsule as `identity`."""
 
         def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> Running:
-            return self.capsule.spawn(Program(argv, env, "/", fds, identity, pid=self.capsule.next_helper_pid()))
+            return self.capsule.spawn(
+                Program(argv, env, "/", fds, identity, pid=self.capsule.next_helper_pid())
+            )
 
         return spawn
 

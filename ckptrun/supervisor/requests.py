@@ -6,10 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ckptrun.supervisor.control import ControlServer, Message, Reply, failure
 from ckptrun.errors import DumpError
+from ckptrun.supervisor.control import ControlServer, Message, Reply, failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptrun.settings import RunSettings
     from ckptrun.supervisor.shell import Parts, Shell
 
@@ -36,7 +38,7 @@ def serve(shell: Shell, parts: Parts, settings: RunSettings) -> ControlServer:
     return server
 
 
-def _telling(reply: Reply):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a closure of one line
+def _telling(reply: Reply) -> Callable[[str | None, str | None], None]:
     def tell(checkpoint: str | None, error: str | None) -> None:
         reply(failure(DumpError(error)) if error is not None else {"ok": True, "id": checkpoint})
 

@@ -129,7 +129,9 @@ class Restorer:
             )
         architecture = facts.machine.get("architecture", "")
         if architecture != os.uname().machine:
-            raise RestoreError(f"the checkpoint was made on {architecture}, this machine is {os.uname().machine}")
+            raise RestoreError(
+                f"the checkpoint was made on {architecture}, this machine is {os.uname().machine}"
+            )
 
     def _offsets(self, facts: Facts) -> Offsets | None:
         """Where CRIU leaves the clocks alone, the capsule makes them go on from where they stood."""

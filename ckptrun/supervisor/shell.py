@@ -86,7 +86,8 @@ class Shell:
 
         def task() -> None:
             try:
-                done.set_result(work())
+                work()
+                done.set_result(None)
             except BaseException as error:  # noqa: BLE001 - it belongs to the waiting thread
                 done.set_exception(error)
 
@@ -158,7 +159,11 @@ class Shell:
                 if staged := parts.copies.get(checkpoint):
                     parts.vault.upload(staged)
                 else:
-                    self.post(e.CommitFailed(time.monotonic(), checkpoint, "its local copy is gone", transient=False))
+                    self.post(
+                        e.CommitFailed(
+                            time.monotonic(), checkpoint, "its local copy is gone", transient=False
+                        )
+                    )
             case c.DropLocal(checkpoint):
                 parts.copies.drop(checkpoint)
                 self._warm_up()
@@ -176,7 +181,9 @@ class Shell:
                 if reply := self._waiters.pop(waiter, None):
                     reply(checkpoint_id, error)
             case c.Say(level, text):
-                say = {"error": parts.speaker.error, "normal": parts.speaker.say}.get(level, parts.speaker.detail)
+                say = {"error": parts.speaker.error, "normal": parts.speaker.say}.get(
+                    level, parts.speaker.detail
+                )
                 say(text)
             case c.Record(name, fields):
                 parts.diary.emit(name, **fields)

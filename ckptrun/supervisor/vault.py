@@ -113,8 +113,12 @@ class Vault:
         checkpoint = staged.snapshot.id
         try:
             writer = self._connected()
-            before = {record.id for record in self._lineage.checkpoints()} if self._lineage.exists() else set()
-            prepared = writer.put(staged.snapshot, frozen_seconds=staged.frozen_seconds)
+            before = (
+                {record.id for record in self._lineage.checkpoints()} if self._lineage.exists() else set()
+            )
+            prepared = writer.put(
+                staged.snapshot, frozen_seconds=staged.frozen_seconds, inexact=staged.inexact
+            )
             record = writer.commit(prepared, keep=self._keep)
             left = {record.id for record in self._lineage.checkpoints()}
         except FencedError as error:

@@ -30,7 +30,9 @@ def sweep(base: Path) -> None:
             pid = int(folder.name.split("-")[1])
             if folder.stat().st_uid != os.geteuid():
                 continue
-            if not psutil.pid_exists(pid) or not folder.name.startswith(f"{PREFIX}{_stamp(psutil.Process(pid))}-"):
+            if not psutil.pid_exists(pid) or not folder.name.startswith(
+                f"{PREFIX}{_stamp(psutil.Process(pid))}-"
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

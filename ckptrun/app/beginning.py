@@ -1,0 +1,137 @@
+"""How a run begins: takes the lineage, and decides by the resume table whether to start anew or go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptrun.app.identity import changed_files, this_owner
+from ckptrun.app.stores import backend_of, key_source
+from ckptrun.core.events import Candidate, Fresh, Resume
+from ckptrun.core.model import RunState
+from ckptrun.core.resume import Flags, FreshStart, LastRun, Situation, decide
+from ckptrun.errors import (
+    CkptrunError,
+    NoCheckpointError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnreachableError,
+    UsageError,
+)
+from ckptrun.journal import records_from_json
+from ckptrun.store.repository import Lineage
+from ckptrun.supervisor.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptrun.settings import RunSettings
+    from ckptrun.store.repository import CommandFacts, Writer
+
+
+class Beginning:
+    """The first decisions of one run.
+
+    Args:
+        settings: the run's.
+        command: what is remembered of its command.
+        note: takes one sentence for the user.
+    """
+
+    def __init__(self, settings: RunSettings, command: CommandFacts, note: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.command = command
+        self._note = note
+        self._finished = settings.run_dir / "finished"
+
+    def mark(self, *, finished: bool) -> None:
+        """Remember on this machine whether the last run was finished: told when the store cannot be asked."""
+        if finished:
+            self._finished.touch()
+        else:
+            self._finished.unlink(missing_ok=True)
+
+    def open_store(self) -> tuple[Lineage, Writer | None]:
+        """Return the lineage and the lease on it; no lease if the store cannot be used and need not be.
+
+        Raises:
+            HeldError, WrongKeyError, CorruptError: the lineage cannot be ours.
+            StoreError: the store cannot be used, and must be.
+        """
+        settings = self.settings
+        seen = settings.run_dir / "seen"
+        lineage = Lineage(backend_of(settings.store), settings.name, key_source(settings.key), seen_path=seen)
+        try:
+            return lineage, self._acquire(lineage)
+        except (StoreUnreachableError, StoreRefusedError, StoreFullError) as error:
+            if settings.require_store:
+                raise
+            if seen.exists() and not self._finished.exists() and not settings.fresh:
+                raise type(error)(
+                    f"{error.message}; lineage {settings.name!r} may have checkpoints there to go on from",
+                    hint="try again when the store is back, or start anew with --fresh",
+                ) from error
+            self._note(f"{error}; the job runs, its checkpoints stay in memory until the store can be used")
+            return lineage, None
+
+    def _acquire(self, lineage: Lineage) -> Writer:
+        return lineage.acquire(this_owner(), take_over=self.settings.take_over, command=self.command)
+
+    def acquire_late(self, lineage: Lineage) -> Writer:
+        """Take the lineage after the job has begun anew; not if there was something to go on from.
+
+        Raises:
+            StoreRefusedError: there was.
+        """
+        writer = self._acquire(lineage)
+        previous = writer.previous
+        unfinished = previous is not None and previous.state is not RunState.FINISHED
+        if unfinished and lineage.checkpoints() and not self.settings.fresh:
+            writer.release()
+            raise StoreRefusedError(
+                f"lineage {self.settings.name!r} has checkpoints of an unfinished run, and this run began without them",
+                hint="stop this run and start it again to go on from them, or choose another --name",
+            )
+        return writer
+
+    def plan(self, lineage: Lineage, writer: Writer | None) -> tuple[Fresh | Resume, list[str]]:
+        """Return how to begin, and what to tell the user about it.
+
+        Raises:
+            ChoiceNeededError: the user must say.
+            NoCheckpointError: the checkpoint asked for is not there.
+        """
+        settings = self.settings
+        if writer is None:
+            return Fresh(), []
+        records = list(lineage.checkpoints())
+        previous = writer.previous
+        last = None
+        changed: tuple[str, ...] = ()
+        if previous is not None:
+            words = " ".join(previous.command.argv)
+            last = LastRun(previous.state, previous.exit, previous.command.digest, words)
+            if previous.command.digest == self.command.digest and records:
+                changed = changed_files(previous.command.files, settings.cwd, self._written(lineage))
+        situation = Situation(settings.name, last, self.command.digest, changed, bool(records))
+        if settings.at is not None:
+            records = [record for record in records if record.id == settings.at]
+            if not records:
+                raise NoCheckpointError(f"lineage {settings.name!r} has no checkpoint {settings.at!r}")
+        decision = decide(situation, Flags(settings.resume or settings.at is not None, settings.fresh))
+        notes = [decision.note] if decision.note else []
+        if isinstance(decision, FreshStart) or not records:
+            if settings.at is not None:
+                raise UsageError("--fresh and --at contradict each other")
+            return Fresh(), notes
+        newest_first = sorted(records, key=lambda record: -record.seq)
+        return Resume(tuple(Candidate(record.id, record.seq) for record in newest_first)), notes
+
+    def _written(self, lineage: Lineage) -> set[str]:
+        """Return the files the job itself wrote, by the newest readable checkpoint."""
+        for record in lineage.checkpoints():
+            try:
+                facts = Facts.from_json(lineage.load(record).facts)
+                return {file.path for file in records_from_json(facts.journal)}
+            except CkptrunError:
+                continue
+        return set()
