@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Ident: TypeAlias = "tuple[int, int]"
 """Device and inode: what a file is, whatever its names."""
 
-_SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
-"""A shared mapping of a file in /proc/PID/maps: its address range and the name."""
+_SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ \d+ +/", re.MULTILINE)
+"""A shared mapping of a file in /proc/PID/maps: its address range. The name there is ambiguous."""
 
 _FLAGS = re.compile(rb"^flags:\s*([0-7]+)$", re.MULTILINE)
 _TIMELESS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
@@ -142,14 +142,12 @@ class _Scan:
         """
         with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
             maps = b"".join(iter(lambda: file.read(1 << 20), b""))
-        for area, name in _SHARED.findall(maps):
+        for area in _SHARED.findall(maps):
             link = f"/proc/{pid}/map_files/{os.fsdecode(area)}"
             try:
                 if not os.lstat(link).st_mode & stat.S_IWUSR:
                     continue
                 path = os.readlink(link)
-            except PermissionError:
-                path = os.fsdecode(name.replace(rb"\012", b"\n"))
             except FileNotFoundError:
                 continue
             if not self._ignored(path):

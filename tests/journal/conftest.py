@@ -54,12 +54,12 @@ class Job:
             assert self._process.stdout.readline() == b"done\n", statement
 
     def freeze(self) -> None:
-        os.kill(self.pids[0], signal.SIGSTOP)
-        while " T " not in Path(f"/proc/{self.pids[0]}/stat").read_text():
+        os.kill(self._process.pid, signal.SIGSTOP)
+        while " T " not in Path(f"/proc/{self._process.pid}/stat").read_text():
             time.sleep(0.001)
 
     def thaw(self) -> None:
-        os.kill(self.pids[0], signal.SIGCONT)
+        os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()

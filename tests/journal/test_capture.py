@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import mmap
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Checkpoint, Job, Keeper, age
 
-from ckptrun.core.model import BytesSource
 from ckptrun.journal import How, Journal
+from ckptrun.journal.candidates import scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptrun.core.model import BytesSource
 
 
 def data_of(checkpoint: Checkpoint, path: Path) -> bytes:
-    return b"".join(bytes(checkpoint.contents[part.key].read(0, part.size)) for part in checkpoint.record(path).parts)
+    return b"".join(
+        bytes(checkpoint.contents[part.key].read(0, part.size)) for part in checkpoint.record(path).parts
+    )
 
 
 def test_an_appended_log_is_as_of_the_freeze(job: Job, keeper: Keeper, tmp_path: Path):
@@ -65,6 +75,17 @@ def test_a_log_rewritten_between_checkpoints_is_not_taken_for_grown(job: Job, ke
     job.do("f.truncate(0); f.write(b'b' + b'a' * 9_000_100)")
     second = keeper.take(job)
     assert data_of(second, tmp_path / "log") == b"b" + b"a" * 9_000_100
+
+
+def test_a_long_log_rewritten_between_checkpoints_is_known_by_its_end(
+    job: Job, keeper: Keeper, tmp_path: Path
+):
+    job.do("f = open('log', 'ab', 0); f.write(os.urandom(17 << 20))")
+    keeper.take(job)
+    job.do("f.truncate(0); f.write(os.urandom((17 << 20) + 100))")
+    second = keeper.take(job)
+    assert not second.capture.reused
+    assert data_of(second, tmp_path / "log") == (tmp_path / "log").read_bytes()
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
@@ -125,6 +146,42 @@ def test_a_mapping_gone_since_the_last_checkpoint_still_makes_times_doubtful(
     keeper.take(job)
     job.do("m[0:5] = b'other'; m.close()")
     assert data_of(keeper.take(job), path)[:5] == b"other"
+
+
+def test_a_mapped_file_is_copied_whatever_its_times_say(job: Job, keeper: Keeper, tmp_path: Path):
+    job.do("f = open('map', 'w+b', 0); f.truncate(4096)")
+    age(tmp_path / "map")
+    keeper.take(job)
+    job.do("m = mmap.mmap(f.fileno(), 0)")
+    assert keeper.take(job).record(tmp_path / "map").how is How.COPY
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_mappings_are_found_without_privileges(public_folder: Path):
+    name = str(public_folder / "odd\nname")
+    Path(name).write_bytes(bytes(4096))
+    Path(name).chmod(0o666)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        with Path(name).open("r+b") as file:
+            mapping = mmap.mmap(file.fileno(), 0)
+        os.setuid(65534)
+        found = scan([os.getpid()], "/", [])
+        os.write(write_end, repr([file.path for file in found.files.values() if file.mapped]).encode())
+        mapping.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read_end, 10_000).decode() == repr([name])
+    os.close(read_end)
+    os.close(write_end)
 
 
 def test_a_mapping_that_is_read_only_now_counts_if_it_may_become_writable(
@@ -191,14 +248,18 @@ def test_a_write_in_the_tick_of_the_capture_is_not_missed(job: Job, keeper: Keep
     job.do("f = open('file', 'w+b', 0); f.write(b'x' * 100)")
     keeper.take(job)
     status = (tmp_path / "file").stat()
-    job.do(f"f.seek(0); f.write(b'y' * 100); os.utime('file', ns=({status.st_atime_ns}, {status.st_mtime_ns}))")
+    job.do(
+        f"f.seek(0); f.write(b'y' * 100); os.utime('file', ns=({status.st_atime_ns}, {status.st_mtime_ns}))"
+    )
     assert data_of(keeper.take(job), tmp_path / "file") == b"y" * 100
 
 
 def test_a_content_that_can_no_longer_be_read_back_is_read_from_its_file(
     job: Job, keeper: Keeper, tmp_path: Path
 ):
-    job.do("f = open('file', 'w+b', 0); f.write(b'x' * 100); g = open('log', 'ab', 0); g.write(b'l' * 9_000_000)")
+    job.do(
+        "f = open('file', 'w+b', 0); f.write(b'x' * 100); g = open('log', 'ab', 0); g.write(b'l' * 9_000_000)"
+    )
     age(tmp_path / "file")
     keeper.take(job)
     keeper.previous = {}
@@ -282,12 +343,12 @@ def test_a_process_that_has_ended_is_passed_over(job: Job, keeper: Keeper, tmp_p
     job.do("f = open('file', 'wb', 0); f.write(b'x')")
     other = Job(tmp_path)
     other.kill()
-    job.pids += other.pids
+    job.pids = [*other.pids, *job.pids]
     assert data_of(keeper.take(job), tmp_path / "file") == b"x"
 
 
 def test_after_a_restore_a_long_log_is_not_read_again(job: Job, keeper: Keeper, tmp_path: Path, aside: Path):
-    job.do("f = open('log', 'ab', 0); f.write(os.urandom(9_000_000))")
+    job.do("f = open('log', 'ab', 0); f.write(os.urandom(17 << 20))")
     first = keeper.take(job)
     job.kill()
     first.rollback(aside)
@@ -301,3 +362,22 @@ def test_after_a_restore_a_long_log_is_not_read_again(job: Job, keeper: Keeper, 
         again.kill()
     assert second.capture.bytes_early == 1000
     assert data_of(second, tmp_path / "log") == (tmp_path / "log").read_bytes()
+
+
+def test_after_a_restore_times_prove_only_what_they_proved_before(
+    job: Job, keeper: Keeper, memory_disk: Path, aside: Path
+):
+    path = memory_disk / "map"
+    job.do(f"f = open({str(path)!r}, 'w+b', 0); f.truncate(4096); m = mmap.mmap(f.fileno(), 0)")
+    first = keeper.take(job)
+    job.kill()
+    first.rollback(aside)
+    age(path)
+    keeper.journal.resume(first.records)
+    again = Job(memory_disk)
+    try:
+        again.do("f = open('map', 'r+b'); m = mmap.mmap(f.fileno(), 0); m[:]; m[0:5] = b'other'; m.close()")
+        second = keeper.take(again)
+    finally:
+        again.kill()
+    assert data_of(second, path)[:5] == b"other"

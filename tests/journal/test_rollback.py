@@ -47,7 +47,9 @@ def test_an_unchanged_file_is_not_touched(checkpoint: Checkpoint, file: Path, as
     assert not listed(aside)
 
 
-def test_a_longer_file_is_cut_back_to_the_byte_and_its_tail_kept(checkpoint: Checkpoint, file: Path, aside: Path):
+def test_a_longer_file_is_cut_back_to_the_byte_and_its_tail_kept(
+    checkpoint: Checkpoint, file: Path, aside: Path
+):
     before = file.stat()
     with file.open("ab") as log:
         log.write(b"lost step")
@@ -120,7 +122,9 @@ def test_a_file_replaced_by_a_folder_is_restored_and_the_folder_kept(
     assert (aside / listed(aside)[0].id / "inner").read_bytes() == b"inner"
 
 
-def test_a_file_made_read_only_is_restored_with_its_recorded_mode(checkpoint: Checkpoint, file: Path, aside: Path):
+def test_a_file_made_read_only_is_restored_with_its_recorded_mode(
+    checkpoint: Checkpoint, file: Path, aside: Path
+):
     file.write_bytes(b"changed")
     file.chmod(0o400)
     file.parent.chmod(0o500)
@@ -141,9 +145,7 @@ def test_a_file_that_cannot_be_written_is_a_problem_by_name(checkpoint: Checkpoi
     assert checkpoint.rollback(aside).restored == (str(file),)
 
 
-def test_a_file_with_other_names_is_written_in_place(
-    job: Job, keeper: Keeper, tmp_path: Path, aside: Path
-):
+def test_a_file_with_other_names_is_written_in_place(job: Job, keeper: Keeper, tmp_path: Path, aside: Path):
     job.do("f = open('one', 'wb', 0); f.truncate(100_000); f.write(b'recorded'); os.link('one', 'two')")
     checkpoint = keeper.take(job)
     job.do("f.seek(0); f.write(b'modified')")
@@ -287,7 +289,9 @@ def test_a_rollback_that_crashes_at_any_step_is_completed_by_the_next(
         crashed += 1
         checkpoint.rollback(aside)
         assert picture(top) == wanted, f"after a crash at step {crashed}"
-        saved = [(aside / entry.id).read_bytes() for entry in listed(aside) if not (aside / entry.id).is_symlink()]
+        saved = [
+            (aside / entry.id).read_bytes() for entry in listed(aside) if not (aside / entry.id).is_symlink()
+        ]
         assert sorted(saved) == sorted(
             [b" tail", b"modified", b"modified", b"modified", b"modified", b"recorded sub/three"]
         )
@@ -301,7 +305,7 @@ def picture(top: Path) -> dict[str, object]:
     for path in sorted(top.rglob("*")):
         status = path.lstat()
         kind = status.st_mode
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         moved = path.name == "other"  # the same inode as a recorded file, not recorded itself
         found[str(path)] = (kind, status.st_nlink, 0 if moved else status.st_mtime_ns, content)
     return found

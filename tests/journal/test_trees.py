@@ -35,7 +35,7 @@ def test_a_private_tree_is_the_same_in_a_new_capsule(job: Job, tmp_path: Path, t
         "os.link('sem.mp-1', 'link_remap.1'); os.chown('fifo', 1234, 5678); os.chmod('sem.mp-1', 0o600)",
         "f = open(b'caf\\xe9', 'wb', 0); f.truncate(1 << 25); f.seek(1 << 24); f.write(b'x')",
         "os.setxattr('pymp-1', 'user.kind', b'pool'); os.utime('pymp-1', ns=(5, 5))",
-        "m = mmap.mmap(-1, 10); g = open('mapped', 'w+b'); g.truncate(4096); m = mmap.mmap(g.fileno(), 0); m[0:1] = b'm'",
+        "g = open('mapped', 'w+b'); g.truncate(4096); m = mmap.mmap(g.fileno(), 0); m[0:1] = b'm'",
     )
     checkpoint = keeper.take(job)
     job.do("m[0:1] = b'n'")
@@ -60,7 +60,9 @@ def test_a_private_tree_is_the_same_in_a_new_capsule(job: Job, tmp_path: Path, t
     assert (made / "mapped").read_bytes() == b"m" + bytes(4095)
 
 
-def test_a_rollback_on_the_host_never_touches_a_private_tree(job: Job, tmp_path: Path, tree: Path, aside: Path):
+def test_a_rollback_on_the_host_never_touches_a_private_tree(
+    job: Job, tmp_path: Path, tree: Path, aside: Path
+):
     keeper = Keeper(tmp_path, Journal(0, private=[str(tree)]))
     job.do("f = open('tree/file', 'w'); f.write('x'); f.flush()")
     checkpoint = keeper.take(job)
@@ -72,13 +74,28 @@ def test_a_rollback_on_the_host_never_touches_a_private_tree(job: Job, tmp_path:
     assert (tree / "file").read_text() == "the host's"
 
 
-def test_a_private_tree_inside_a_preserved_one_stays_private(job: Job, tmp_path: Path, tree: Path, aside: Path):
+def test_a_private_tree_inside_a_preserved_one_stays_private(
+    job: Job, tmp_path: Path, tree: Path, aside: Path
+):
     (tree / "shm").mkdir()
     keeper = Keeper(tmp_path, Journal(1000, preserve=[str(tree)], private=[str(tree / "shm")]))
     checkpoint = keeper.take(job)
     (tree / "shm" / "host").write_text("the host's")
     checkpoint.rollback(aside)
     assert names(tree) == {"shm", "shm/host"}
+
+
+def test_a_preserved_path_inside_a_private_tree_is_private(job: Job, tmp_path: Path, tree: Path, aside: Path):
+    (tree / "file").write_text("x")
+    keeper = Keeper(tmp_path, Journal(1000, preserve=[str(tree / "file")], private=[str(tree)]))
+    checkpoint = keeper.take(job)
+    assert {record.path: record.private for record in checkpoint.records} == {
+        str(tree): True,
+        str(tree / "file"): True,
+    }
+    (tree / "file").write_text("the host's")
+    checkpoint.rollback(aside)
+    assert (tree / "file").read_text() == "the host's"
 
 
 def test_a_preserved_subtree_comes_back_as_a_whole(job: Job, tmp_path: Path, tree: Path, aside: Path):
@@ -103,12 +120,16 @@ def test_a_preserved_subtree_comes_back_as_a_whole(job: Job, tmp_path: Path, tre
     }
 
 
-def test_settled_files_of_a_preserved_tree_cost_nothing_inside_the_freeze(job: Job, tmp_path: Path, tree: Path):
+def test_settled_files_of_a_preserved_tree_cost_nothing_inside_the_freeze(
+    job: Job, tmp_path: Path, tree: Path
+):
     (tree / "file").write_bytes(b"x" * 100_000)
     keeper = preserving(tmp_path, tree)
     while (checkpoint := keeper.take(job)).capture.bytes_inside:
         pass
-    assert b"".join(checkpoint.contents[part.key].pieces().__next__() for part in checkpoint.record(tree / "file").parts)
+    assert b"".join(
+        checkpoint.contents[part.key].pieces().__next__() for part in checkpoint.record(tree / "file").parts
+    )
     assert keeper.take(job).capture.bytes_early == 0
 
 
@@ -155,7 +176,7 @@ def test_symlinks_are_resolved_inside_the_root(tmp_path: Path):
     assert resolve(str(tmp_path), "/a/up/y") == "/a/b/missing/y"
 
 
-def test_what_the_tree_could_not_record_is_not_moved_aside(job: Job, tmp_path: Path, tree: Path, aside: Path):
+def test_what_the_tree_could_not_record_is_not_moved_aside(job: Job, tmp_path: Path, tree: Path):
     (tree / "own").mkdir()
     os.mknod(tree / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     checkpoint = preserving(tmp_path, tree, ignore=(tree / "own",)).take(job)
@@ -165,7 +186,9 @@ def test_what_the_tree_could_not_record_is_not_moved_aside(job: Job, tmp_path: P
     assert checkpoint.capture.inexact == (str(tree / "device"),)
 
 
-def test_a_mount_inside_a_preserved_tree_belongs_to_it(job: Job, tmp_path: Path, small_disk: Path, aside: Path):
+def test_a_mount_inside_a_preserved_tree_belongs_to_it(
+    job: Job, tmp_path: Path, small_disk: Path, aside: Path
+):
     (small_disk / "file").write_text("recorded")
     checkpoint = preserving(tmp_path, tmp_path).take(job)
     (small_disk / "file").write_text("modified")
