@@ -7,7 +7,6 @@ import secrets
 import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.app.beginning import Beginning
@@ -35,6 +34,8 @@ from ckptrun.telemetry.events import FILE_NAME, EventLog
 from ckptrun.telemetry.speak import Speaker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptrun.settings import RunSettings
 
 RESERVE_BYTES = 64 << 20
@@ -75,6 +76,9 @@ class _Run:
             if writer:
                 writer.release()
             raise
+        if settings.withheld:
+            names = ", ".join(settings.withheld)
+            notes.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
         for note in notes:
             self.speaker.say(note)
         shell = Shell(self._config(), grace=settings.grace, forward_usr1=settings.forward_usr1)
@@ -145,7 +149,12 @@ class _Run:
             self._note,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room)
-        folders = Folders(settings.run_dir / "aside", settings.state_dir / "helpers", private_tmp)
+        folders = Folders(
+            settings.run_dir / "aside",
+            settings.state_dir / "helpers",
+            private_tmp,
+            (str(settings.state_dir),),
+        )
 
         def fetch(checkpoint: str, local: bool) -> Images:
             staged = copies.get(checkpoint) if local else None
@@ -167,10 +176,9 @@ class _Run:
 
     def _room(self, size: int) -> str:
         """Say why `size` more bytes would not fit into a directory store; "" when they would."""
-        url = self.settings.store_url
-        if not url.startswith("file://"):
+        place = self.settings.store_directory
+        if place is None:
             return ""
-        place = Path(url.removeprefix("file://"))
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ckptrun.criu import remedies
+from ckptrun.criu import probe, remedies
 from ckptrun.criu.stream import Capture, Serve, listen
 from ckptrun.errors import DumpError, RestoreError
 
@@ -78,8 +78,9 @@ class Place:
         """Return the options dump and restore share."""
         options = [*self.criu.argv, verb, "--stream", "-D", str(self.folder), "-W", str(self.folder)]
         options += ["-o", f"{verb}.log", LOG_LEVEL, "--action-script", self.action]
-        options += ["--manage-cgroups=ignore", "--file-locks", "--ext-unix-sk", "--tcp-established"]
-        options += ["--network-lock", "skip"]
+        options += ["--manage-cgroups=ignore", "--file-locks", "--ext-unix-sk"]
+        if probe.rights() is probe.Rights.FULL:  # else a live connection refuses the dump, and says so
+            options += ["--tcp-established", "--network-lock", "skip"]
         if self.unprivileged:
             options.append("--unprivileged")
         return options

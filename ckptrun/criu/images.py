@@ -8,11 +8,11 @@ Called by the supervisor, after the thaw. It must not know where the bytes lie o
 from __future__ import annotations
 
 import importlib
-import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.model import PAGE_SIZE, BytesSource, ImageStream, MemoryRuns
+from ckptrun.criu import pycriu_import
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ class ImageReader:
     """
 
     def __init__(self, pycriu_path: Path) -> None:
-        self._path = str(pycriu_path)
+        self._path = pycriu_path
 
     def _module(self, name: str) -> Any:
-        if self._path not in sys.path:
-            sys.path.insert(0, self._path)
+        pycriu_import.images(self._path)
         return importlib.import_module(f"pycriu.images.{name}_pb2")
 
     def entries(self, data: bytes | memoryview, module: str, *messages: str) -> Iterator[Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from copy import deepcopy
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -27,19 +25,6 @@ _PROTOBUF_LIMIT = 7  # its descriptors have no 'label' any more, which pycriu as
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Image:
-    """One image file's contents, as pycriu words them.
-
-    Args:
-        magic: the kind of image, such as ``PSTREE``.
-        entries: its messages as dictionaries; bytes that follow a message are in ``extra``, in base64.
-    """
-
-    magic: str
-    entries: list[dict[str, Any]]
-
-
 def images(pycriu_path: Path) -> Any:
     """Return the module ``pycriu.images``; the first call takes 0.1 s.
 
@@ -50,19 +35,6 @@ def images(pycriu_path: Path) -> Any:
         if "pycriu" not in sys.modules:
             _import(pycriu_path)
         return importlib.import_module("pycriu.images")
-
-
-def decode(pycriu_path: Path, data: bytes) -> Image:
-    """Return what an image file's bytes say."""
-    found = images(pycriu_path).loads(data)
-    return Image(found["magic"], found["entries"])
-
-
-def encode(pycriu_path: Path, image: Image) -> bytes:
-    """Return the bytes of an image file; those of an unchanged image are the ones it was decoded from."""
-    # pycriu takes the entries apart while writing them.
-    found: bytes = images(pycriu_path).dumps({"magic": image.magic, "entries": deepcopy(image.entries)})
-    return found
 
 
 def _import(pycriu_path: Path) -> None:

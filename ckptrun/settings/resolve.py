@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from ckptrun.core.config import Interval, RestartPolicy
+from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
@@ -77,7 +78,7 @@ def resolve_run(
         environment=job_environment(environ, store_url=store.url, pass_env=pass_env),
         withheld=withheld_names(environ, store_url=store.url, pass_env=pass_env),
         interval=sources.value("interval", _interval, "auto"),
-        keep_last=sources.value("keep", _keep, 3),
+        keep_last=sources.value("keep", parse_keep, Keep()).last,
         preserve=sources.many("preserve", lambda text: _existing(text, cwd)),
         journal_limit=sources.value("journal-limit", parse_size, 1 << 30),
         restart=sources.value("restart", lambda text: _choice(RestartPolicy, text), RestartPolicy.ON_FAILURE),
@@ -202,20 +203,6 @@ def _interval(text: str) -> Interval:
             hint="write off for no checkpoints by time",
         )
     return seconds
-
-
-def _keep(text: str) -> int:
-    """Return N of ``last=N``, the only rule of retention there is so far."""
-    rules = dict(part.partition("=")[::2] for part in text.split(","))
-    known = {"last", "hourly", "daily", "weekly", "best"}
-    if not rules.keys() <= known:
-        raise UsageError(f"{text!r} is no retention", hint="write last=3")
-    later = rules.keys() - {"last"}
-    if later:
-        raise not_built(f"{min(later)}= in {text!r}")
-    if (number := _count(rules["last"])) < 1:
-        raise UsageError("last=0 would keep nothing to resume from", hint="keep at least one")
-    return number
 
 
 def _staging(text: str) -> int | Literal["auto"]:

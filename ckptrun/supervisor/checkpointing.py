@@ -174,6 +174,7 @@ class _Attempt:
         self._incarnation = incarnation
         self._moment: _Moment | None = None
         self._place: engine.Place
+        self._started = 0.0
         self._prepared: Prepared
 
     def run(self, slot: Slot) -> None:
@@ -200,6 +201,7 @@ class _Attempt:
             lambda images: self._frozen(slot, images),
             hold,
         )
+        self._started = time.monotonic()
         result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
         if not self.finished:
             self._report(slot, result.images, result.frozen_seconds)
@@ -215,7 +217,7 @@ class _Attempt:
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
         self._moment = _Moment(position, files, monotonic, boottime, time.time())
         if self._command.hold:
-            self._report(slot, images, 0.0)
+            self._report(slot, images, time.monotonic() - self._started)
             self._owner.wait_for_release(self._place_hold())
 
     def _place_hold(self) -> float:

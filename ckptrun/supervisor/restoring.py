@@ -46,11 +46,15 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a restore puts things: what a rollback removes, carried helpers, the job's private TMPDIR."""
+    """Where a restore puts things: what a rollback removes, carried helpers, the job's private TMPDIR.
+
+    `own` are ckptrun's own paths, which no rollback touches.
+    """
 
     aside: Path
     helpers: Path
     private_tmp: Path | None
+    own: tuple[str, ...] = ()
 
 
 class Restorer:
@@ -106,16 +110,19 @@ class Restorer:
         facts = images.facts
         self._check(facts)
         records = records_from_json(facts.journal)
-        report = rollback(records, images.files.__getitem__, aside=self._folders.aside)
+        report = rollback(
+            records, images.files.__getitem__, aside=self._folders.aside, ignore=self._folders.own
+        )
         for problem in report.problems:
             tools.note(problem)
         tools.streams.rewind_input(facts.position)
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
-        populate(records, images.files.__getitem__, Path(incarnation.root()))
-        self._run_criu(incarnation, images, facts, helper)
+        for problem in populate(records, images.files.__getitem__, Path(incarnation.root())):
+            tools.note(problem)
         tools.journal.resume(records)
+        self._run_criu(incarnation, images, facts, helper)
         self._prove(incarnation)
 
     def _check(self, facts: Facts) -> None:

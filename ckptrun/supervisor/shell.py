@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 Task: TypeAlias = "Callable[[], None]"
 
+SAME_STOP_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -71,7 +73,7 @@ class Shell:
         self._waiters: dict[int, Callable[[str | None, str | None], None]] = {}
         self._on_end: list[Callable[[], None]] = []
         self._finish: c.Finish | None = None
-        self._started = time.monotonic()
+        self._stop_asked = float("-inf")
         self._parts: Parts
         self.state: State
         self.incarnation: Incarnation | None = None
@@ -252,7 +254,11 @@ class Shell:
                     incarnation.signal(signum)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Checkpoint, then stop; main thread only."""
+        """Checkpoint, then stop; main thread only. Told twice in a breath (process, then its group) is once."""
+        now = time.monotonic()
+        if now - self._stop_asked < SAME_STOP_SECONDS:
+            return
+        self._stop_asked = now
         self._step(e.StopRequested(time.monotonic(), self._grace, signum))
 
     def request(self, reply: Callable[[str | None, str | None], None], *, wait: bool) -> None:

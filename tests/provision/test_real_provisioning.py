@@ -146,9 +146,10 @@ from ckptrun.criu import pycriu_import
 before = list(sys.path)
 for file in Path(sys.argv[2]).glob("*.img"):
     if not file.name.startswith("pages-"):
-        image = pycriu_import.decode(Path(sys.argv[1]), file.read_bytes())
-        assert pycriu_import.encode(Path(sys.argv[1]), image) == file.read_bytes(), file
-        print(image.magic, len(image.entries))
+        images = pycriu_import.images(Path(sys.argv[1]))
+        image = images.loads(file.read_bytes())
+        print(image["magic"], len(image["entries"]))
+        assert images.dumps(image) == file.read_bytes(), file
 assert sys.path == before
 """
     pycriu = Path(report["prefix"], "pycriu-site")
