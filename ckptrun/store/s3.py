@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_SECONDS = 5
-READ_SECONDS = 30
-ATTEMPTS = 4
+READ_SECONDS = 20
+ATTEMPTS = 3
 CONNECTIONS = 16
 _CHECK = "check the endpoint, the network and the bucket's name, or use another --store"
 _MISSING = {"404", "NoSuchKey", "NotFound"}
