@@ -134,7 +134,7 @@ class _Run:
             settings.journal_limit,
             preserve=[str(path) for path in settings.preserve],
             private=["/dev/shm"],  # noqa: S108 - the capsule's own
-            ignore=[f"{helpers.HIDDEN}/bin", str(settings.state_dir)],
+            ignore=[f"{helpers.HIDDEN}/bin", str(settings.state_dir), str(place)],
         )
         reader = ImageReader(self.criu.pycriu_path)
         tools = Tools(

@@ -35,6 +35,8 @@ COLLECT_SECONDS = 30
 """CRIU's --timeout: for collecting the tree; 10 s by default is too little for thousands of processes."""
 END_SECONDS = 10.0
 """How long CRIU may take to end once it has been refused or cut off; then it is killed."""
+WATCH_SECONDS = 0.5
+"""How often a dump looks whether the job still lives."""
 GHOST_LIMIT = 1 << 30
 """Bytes an unlinked open file may have; CRIU's own default of 1 MiB is a trap."""
 
@@ -110,6 +112,7 @@ class DumpRequest:
         max_freeze: seconds the job may be stopped; counted from CRIU's connection to the capture, just before.
         frozen: called with the images while the tree is stopped; what it raises fails the dump.
         hold: seconds more that `frozen` may take, for a checkpoint after which the job is to be killed.
+        dead: whether the job has died; CRIU may wait for a task that was killed under it until the deadline.
     """
 
     root_pid: int
@@ -119,6 +122,7 @@ class DumpRequest:
     frozen: Callable[[dict[str, Extents]], None]
     hold: float = 0.0
     flags: tuple[str, ...] = ()
+    dead: Callable[[], bool] = lambda: False
 
 
 def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
@@ -150,7 +154,7 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
             process = spawn(argv, env, {})
         except OSError as error:
             raise DumpError(f"CRIU could not be started: {error}") from error
-        code = _wait_for_dump(process, action)
+        code = _wait_for_dump(process, action, request.dead)
         if code is not None and code < 0:
             process.kill()  # whoever killed it may have left its children
         ended = time.monotonic()
@@ -159,15 +163,21 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     raise _dump_error(place, code, action, request)
 
 
-def _wait_for_dump(process: Process, action: _PostDump) -> int | None:
+def _wait_for_dump(process: Process, action: _PostDump, dead: Callable[[], bool]) -> int | None:
     """Wait for CRIU. Past the deadline it is refused and cut off, so that it fails and thaws; then it is killed.
 
-    The kernel lets the tasks of a killed tracer go, and what CRIU had put into them takes itself out.
+    If the job dies there is nothing left to thaw: CRIU is killed, so that the death is noticed at once.
+
+    The kernel lets the tasks of a killed tracer go, and CRIU's code in them takes itself out when its socket closes. But
+    in the milliseconds in which CRIU enters a task that task may die of SIGTRAP: then the job has failed, and is restored.
     """
     while (left := action.deadline() - time.monotonic()) > 0:
-        code = process.wait(left)
+        code = process.wait(min(left, WATCH_SECONDS))
         if code is not None:
             return code
+        if dead():
+            process.kill()
+            return process.wait(END_SECONDS)
     action.refuse()
     return _end(process)
 

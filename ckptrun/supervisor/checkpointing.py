@@ -200,6 +200,7 @@ class _Attempt:
             max_freeze,
             lambda images: self._frozen(slot, images),
             hold,
+            dead=incarnation.dead,
         )
         self._started = time.monotonic()
         result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))

@@ -146,14 +146,18 @@ class Incarnation:
 
     def pids(self) -> list[int]:
         """Return the PIDs, seen from here, of the job root and every process of the job, the root first."""
-        pids = [(pid, pid_inside(pid) or 0) for pid in self.capsule.host_pids()]
-        ordered = sorted((inside, pid) for pid, inside in pids if inside >= ROOT_PID)
-        return [pid for _, pid in ordered]
+        return self.capsule.job_pids()
+
+    def dead(self) -> bool:
+        """Whether the job root or the job's first process has died, even if nobody could be told yet."""
+        pids = self.pids()
+        return len(pids) < 2 or any(_is_zombie(pid) for pid in (pids[0], self.job_pid() or 0))
 
     def job_pid(self) -> int | None:
         """Return the PID, seen from here, of the job's first process."""
         if self._job_pid is None or not psutil.pid_exists(self._job_pid):
-            self._job_pid = self.capsule.host_pid(ROOT_PID + 1)
+            children = ((pid_inside(pid), pid) for pid in self.pids()[1:])
+            self._job_pid = next((pid for inside, pid in children if inside == ROOT_PID + 1), None)
         return self._job_pid
 
     def root(self) -> str:
@@ -201,6 +205,13 @@ class Incarnation:
             oom = -code == 9 and _oom_kills() > self._oom_before
             outcome = Outcome(signal=-code, oom=oom, after_interrupt=after)
         self._post(JobEnded(now, self.number, outcome))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _oom_kills() -> int:
