@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Checkpoint, Job, Keeper, age
+from journalkit import Checkpoint, Job, Keeper, age
 
 from ckptrun.journal import How, Journal
 from ckptrun.journal.candidates import scan

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import Keeper
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journalkit import Keeper
 
 from ckptrun.journal import Journal
 

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Checkpoint, Job, Keeper, age
+from journalkit import Checkpoint, Job, Keeper, age
 
 from ckptrun.core.model import BytesSource
 from ckptrun.errors import CorruptError, StoreFullError

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import Checkpoint, Job, Keeper
+from journalkit import Checkpoint, Job, Keeper
 
 from ckptrun.journal import Journal, Kind, listed, populate, rollback
 from ckptrun.journal.trees import resolve
