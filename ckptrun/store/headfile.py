@@ -114,7 +114,7 @@ class Seen:
         if head is not None and head.warnings:
             return
         now = (0, 0) if head is None else (head.epoch, head.seq)
-        if now[0] < self._value[0] or now[1] < self._value[1]:
+        if now < self._value:  # a later epoch may have begun below the highest seq: after a damaged HEAD
             what = "is gone" if head is None else f"is older (epoch {now[0]}, checkpoint {now[1]})"
             raise CorruptError(
                 f"{where} {what} than the one this machine has seen (epoch {self._value[0]}, "

@@ -201,16 +201,13 @@ class Writer:
         """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones."""
         dropped = [record for record in head.checkpoints if record.id in ids]
         kept = tuple(record for record in head.checkpoints if record.id not in ids)
-        going = _union(self._packs.get(record.id) for record in dropped) or frozenset()
-        if any(self._packs.get(record.id) is None for record in kept):
-            unused: frozenset[str] = (
-                frozenset()
-            )  # what an unreadable manifest refers to is not known: bury nothing
-            used = going
-        else:
+        going = _union(self._packs.get(record.id) for record in dropped)
+        suspect = {*head.suspect, *(going if distrust else ())}
+        unused: frozenset[str] = frozenset()
+        if all(self._packs.get(record.id) is not None for record in kept):
             used = _union(self._packs[record.id] for record in kept)
-            unused = going - used
-        suspect = {*head.suspect, *(going if distrust else ())} & used if dropped else set(head.suspect)
+            unused, suspect = going - used, suspect & used
+        # else: what an unreadable manifest refers to is not known, so nothing is buried
         known = {tombstone.pack for tombstone in head.tombstones}
         now = self._clock()
         new = tuple(Tombstone(pack, now) for pack in sorted(unused - known))
