@@ -161,6 +161,14 @@ class Capsule:
         root = self.host_pid(ROOT_PID)
         return [] if root is None else [root, *_descendants(root)]
 
+    def strays(self) -> list[int]:
+        """Return the PIDs inside of processes of the job that are no longer below its root: no dump would hold them.
+
+        CRIU makes them at a restore, of daemons whose session leader has ended.
+        """
+        inside = {pid: pid_inside(pid) or 0 for pid in set(self.host_pids()) - set(self.job_pids())}
+        return sorted(number for number in inside.values() if number > LAST_HELPER_PID)
+
     def host_pid(self, inside: int) -> int | None:
         """Return the PID as this process sees it of PID `inside` of the capsule."""
         return next((pid for pid in self.host_pids() if pid_inside(pid) == inside), None)
@@ -171,9 +179,8 @@ class Capsule:
             if self.init_pid and not self._reaped:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.init_pid, signal.SIGKILL)
-        with contextlib.suppress(
-            OSError
-        ):  # an init we know nothing of yet ends by this; what it said is still read
+        with contextlib.suppress(OSError):
+            # An init we know nothing of yet ends by this; what it has said is still read.
             self._control.shutdown(socket.SHUT_RDWR)
         if self._reader and self._reader is not threading.current_thread():
             self._reader.join(START_SECONDS)

@@ -37,7 +37,11 @@ TABLE: tuple[Remedy, ...] = (
         "the job holds a Unix socket connected to a process outside of it",
         "close that connection before a checkpoint, or start the other side inside the job",
     ),
-    _entry(r"External socket is used", "a Unix socket's peer is outside of the job", "start the peer inside the job"),
+    _entry(
+        r"External socket is used",
+        "a Unix socket's peer is outside of the job",
+        "start the peer inside the job",
+    ),
     _entry(
         r"Can't get 1:16 opt",
         "this CRIU is too old for this kernel's TCP sockets",
@@ -54,15 +58,21 @@ TABLE: tuple[Remedy, ...] = (
         "the job ended before it could be stopped",
         "nothing is lost: its exit is reported by itself",
     ),
-    _entry(r"Unseizable non-zombie .* state t", "a process of the job is being traced", "detach the debugger"),
+    _entry(
+        r"Unseizable non-zombie .* state t", "a process of the job is being traced", "detach the debugger"
+    ),
     _entry(
         r"Unable to interrupt task: .*not permitted|Unseizable",
         "CRIU may not trace a process of the job",
         "give it SYS_PTRACE, or lower kernel.yama.ptrace_scope",
     ),
-    _entry(r"suspending seccomp failed", "CRIU may not suspend the job's seccomp filter", "give it SYS_ADMIN"),
     _entry(
-        r"Can't get rlimit", "a process belongs to another user", "run ckptrun as that user, or give it SYS_RESOURCE"
+        r"suspending seccomp failed", "CRIU may not suspend the job's seccomp filter", "give it SYS_ADMIN"
+    ),
+    _entry(
+        r"Can't get rlimit",
+        "a process belongs to another user",
+        "run ckptrun as that user, or give it SYS_RESOURCE",
     ),
     _entry(r"packetized mode for pipes", "the job has a packet pipe (O_DIRECT)", "use an ordinary pipe"),
     _entry(r"Unknown socket collected \(family", "a socket family CRIU does not know (VSOCK)", "close it"),
@@ -71,14 +81,28 @@ TABLE: tuple[Remedy, ...] = (
         "an open file of a kind CRIU cannot save (a device, userfaultfd, perf event)",
         "close it before a checkpoint",
     ),
-    _entry(r"handle_device_vma plugin failed|Can't handle non-regular mapping", "device memory is mapped", "unmap it"),
-    _entry(r"SysVIPC shmem map", "System V shared memory of the machine", "use multiprocessing.shared_memory"),
+    _entry(
+        r"handle_device_vma plugin failed|Can't handle non-regular mapping",
+        "device memory is mapped",
+        "unmap it",
+    ),
+    _entry(
+        r"SysVIPC shmem map", "System V shared memory of the machine", "use multiprocessing.shared_memory"
+    ),
     _entry(r"Can't dump nested", "containers run inside the job", "run them outside"),
-    _entry(r"Unable to get seccomp|PTRACE_SECCOMP", "a seccomp filter cannot be read without root", "run as root"),
-    _entry(r"has bad size", "a file of the job changed after the checkpoint", "leave the job's files to ckptrun"),
+    _entry(
+        r"Unable to get seccomp|PTRACE_SECCOMP", "a seccomp filter cannot be read without root", "run as root"
+    ),
+    _entry(
+        r"has bad size", "a file of the job changed after the checkpoint", "leave the job's files to ckptrun"
+    ),
     _entry(r"has bad mode", "a file's permissions changed after the checkpoint", "put them back"),
     _entry(r"Can't open file .* on restore", "a file of the job is gone", "put it back"),
-    _entry(r"Can't fork for \d+: File exists|Thread pid mismatch", "a PID is taken", "this is a defect: report it"),
+    _entry(
+        r"Can't fork for \d+: File exists|Thread pid mismatch",
+        "a PID is taken",
+        "this is a defect: report it",
+    ),
     _entry(
         r"xsave size mismatch|FPU feature required|CPU .* required by image",
         "this machine's CPU lacks what the checkpoint was made with",

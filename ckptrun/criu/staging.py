@@ -180,7 +180,6 @@ class Arena:
 
     def prepare(self, size: int, ready: Callable[[], None]) -> None:
         """Make the next free slot warm for a dump of `size` bytes, in the background, then call `ready`."""
-
         before = self._worker
 
         def work() -> None:
