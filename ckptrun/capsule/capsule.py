@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import spec as specs
@@ -166,8 +167,8 @@ class Capsule:
 
         CRIU makes them at a restore, of daemons whose session leader has ended.
         """
-        inside = {pid: pid_inside(pid) or 0 for pid in set(self.host_pids()) - set(self.job_pids())}
-        return sorted(number for number in inside.values() if number > LAST_HELPER_PID)
+        inside = [] if self._reaped or not self.init_pid else map(pid_inside, _children(self.init_pid))
+        return sorted(pid for pid in inside if pid and pid > LAST_HELPER_PID and pid != ROOT_PID)
 
     def host_pid(self, inside: int) -> int | None:
         """Return the PID as this process sees it of PID `inside` of the capsule."""
@@ -253,32 +254,30 @@ class Capsule:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return every process below `pid`, parents before children; the kernel keeps the lists, so this is quick."""
+    """Return every process below `pid`, parents before children."""
     found, at = [pid], 0
     while at < len(found):
-        for task in _listing(f"/proc/{found[at]}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{found[at]}/task/{task}/children", "rb") as file:
-                found += map(int, file.read().split())
+        found += _children(found[at])
         at += 1
     return found[1:]
 
 
-def _listing(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+def _children(pid: int) -> list[int]:
+    """Return a process's children; the kernel keeps the lists, so this is quick on a crowded machine too."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_bytes().split())
+    return found
 
 
 def pid_inside(host_pid: int) -> int | None:
     """Return the innermost PID of a process, or None if it is gone."""
-    try:
-        with open(f"/proc/{host_pid}/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("NSpid:"):
-                    return int(line.split()[-1])
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{host_pid}/status").read_bytes().splitlines():
+            if line.startswith(b"NSpid:"):
+                return int(line.split()[-1])
     return None
 
 
@@ -287,6 +286,6 @@ def _explain(failure: str) -> PermissionMissingError | MissingFeatureError:
     reason = os.strerror(int(number)) if number.isdigit() and int(number) else "no reason given"
     message = f"the capsule cannot be made: {where}: {reason}"
     hint = "ckptrun doctor says what this machine lacks"
-    if number == "1" or number == "13":
+    if number in {"1", "13"}:
         return PermissionMissingError(message, hint=hint)
     return MissingFeatureError(message, hint=hint)

@@ -181,6 +181,12 @@ class _Attempt:
         """Dump into `slot` and report."""
         tools, incarnation = self._tools, self._incarnation
         assert incarnation.helper is not None
+        if strays := incarnation.capsule.strays():
+            raise DumpError(
+                f"process {strays[0]} (as the job counts) is a daemon that the last restore put outside the job's tree; "
+                "a checkpoint would lack it",
+                hint="start such helpers without setsid, or from a process that stays alive",
+            )
         folder = tools.workplace / "dump"
         engine.clean(folder)
         self._place = engine.Place(
