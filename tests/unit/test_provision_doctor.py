@@ -13,6 +13,7 @@ from ckptrun.criu import doctor, pycriu_import
 from ckptrun.errors import MissingFeatureError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptrun.criu.program import Criu
@@ -72,21 +73,33 @@ def test_the_kernel_is_examined_even_without_criu():
     assert names[:6] == ["kernel", "namespaces", "time namespace", "ns_last_pid", "seccomp", "memory"]
 
 
+@pytest.fixture
+def no_pycriu() -> Iterator[None]:
+    """Whatever pycriu this process has imported is out of the way for a test, and back after it."""
+    mine = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pycriu"}
+    for name in mine:
+        del sys.modules[name]
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycriu"]:
+        del sys.modules[name]
+    sys.modules.update(mine)
+
+
+@pytest.mark.usefixtures("no_pycriu")
 def test_protobuf_7_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delitem(sys.modules, "pycriu", raising=False)
     monkeypatch.setattr(metadata, "version", lambda _name: "7.35.1")
     with pytest.raises(MissingFeatureError, match=r"protobuf 7\.35\.1.*install 'protobuf<7'"):
         pycriu_import.images(tmp_path)
 
 
-def test_a_folder_without_pycriu_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delitem(sys.modules, "pycriu", raising=False)
+@pytest.mark.usefixtures("no_pycriu")
+def test_a_folder_without_pycriu_is_named(tmp_path: Path):
     with pytest.raises(MissingFeatureError, match=f"{tmp_path} holds no pycriu"):
         pycriu_import.images(tmp_path)
 
 
-def test_a_pycriu_that_fails_to_import_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delitem(sys.modules, "pycriu", raising=False)
+@pytest.mark.usefixtures("no_pycriu")
+def test_a_pycriu_that_fails_to_import_leaves_nothing_behind(tmp_path: Path):
     (tmp_path / "pycriu").mkdir()
     (tmp_path / "pycriu/__init__.py").write_text(
         "import sys\nsys.path.append('/dirt')\nraise ImportError('broken')\n"
@@ -97,9 +110,8 @@ def test_a_pycriu_that_fails_to_import_leaves_nothing_behind(monkeypatch: pytest
     assert "/dirt" not in sys.path
 
 
-def test_pycriu_comes_without_its_neighbours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    for name in ("pycriu", "pycriu.images"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+@pytest.mark.usefixtures("no_pycriu")
+def test_pycriu_comes_without_its_neighbours(tmp_path: Path):
     (tmp_path / "pycriu/images").mkdir(parents=True)
     (tmp_path / "pycriu/__init__.py").write_text("from . import images\n")
     (tmp_path / "pycriu/images/__init__.py").write_text("import sys\nsys.path.append('/dirt')\nloads = 1\n")
@@ -107,5 +119,3 @@ def test_pycriu_comes_without_its_neighbours(monkeypatch: pytest.MonkeyPatch, tm
     before = list(sys.path)
     assert pycriu_import.images(tmp_path).loads == 1
     assert sys.path == before
-    for name in ("pycriu", "pycriu.images"):
-        monkeypatch.delitem(sys.modules, name)
