@@ -109,7 +109,8 @@ class S3Backend:
         """Yield names and sizes; see `Backend`."""
         for page in self._pages(f"{prefix}/"):
             for entry in page.get("Contents", ()):
-                yield entry["Key"].removeprefix(self._prefix), entry["Size"]
+                if not entry["Key"].endswith("/"):  # some servers list folders as empty objects
+                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
 
     def folders(self) -> Iterator[str]:
         """Yield the first parts of all names; see `Backend`."""
