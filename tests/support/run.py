@@ -232,6 +232,7 @@ class Lab:
         options: given to every run.
         environment: added to every process.
         prefix: what starts ckptrun in place of this interpreter directly, as `as_user.command`.
+        program: ckptrun itself; a test with a fault in it puts another in its place.
     """
 
     folder: Path
@@ -240,6 +241,7 @@ class Lab:
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    program: tuple[str, ...] = (sys.executable, "-m", "ckptrun")
 
     def __post_init__(self) -> None:
         self.tag = f"lab-{secrets.token_hex(8)}"
@@ -287,7 +289,7 @@ class Lab:
 
     def argv(self, *words: str) -> list[str]:
         """Return the command line of a ckptrun command."""
-        return [*self.prefix, sys.executable, "-m", "ckptrun", *words]
+        return [*self.prefix, *self.program, *words]
 
     def run_argv(self, *command: object, options: Iterable[str] = ()) -> list[str]:
         """Return the command line that runs a job."""

@@ -1,0 +1,119 @@
+"""ckptrun with one fault in it: ``python injected.py FAULT WORD…`` is ``python -m ckptrun WORD…`` until FAULT strikes.
+
+A fault is JSON, see `Fault`: a place in the program, by name, and what happens there. So the program that users run
+knows nothing of tests, and a place that was renamed makes its test fail loudly instead of passing for nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KILL, RAISE = "kill", "raise"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong where.
+
+    Args:
+        place: ``module:Class.function``.
+        when: ``before`` or ``after`` that function's work.
+        nth: in which call, of those that count.
+        about: calls count whose arguments' text has this.
+        commits: calls count once so many checkpoints are committed.
+        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place.
+    """
+
+    place: str
+    when: str = "before"
+    nth: int = 1
+    about: str = ""
+    commits: int = 1
+    act: str = KILL
+
+    def __str__(self) -> str:
+        about = f" of {self.about.strip('/')}" if self.about else ""
+        nth = f", call {self.nth}" if self.nth > 1 else ""
+        none = ", nothing committed" if not self.commits else ""
+        return f"{self.when} {self.place.partition(':')[2]}{about}{nth}{none}"
+
+    def program(self) -> tuple[str, ...]:
+        """Return what starts ckptrun with this fault in it."""
+        return (sys.executable, __file__, json.dumps(asdict(self)))
+
+
+class Injection:
+    """A fault, set up in this process."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.calls = 0
+        self.commits = 0
+        self.lock = threading.Lock()
+
+    def set_up(self) -> None:
+        self.wrap("ckptrun.store.writer:Writer.commit", self.counting)
+        self.wrap(self.fault.place, self.faulty)
+
+    def wrap(self, place: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        module, _, path = place.partition(":")
+        owner: Any = importlib.import_module(module)
+        *parents, name = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, wrapper(getattr(owner, name)))
+
+    def counting(self, commit: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(commit)
+        def counted(*args: Any, **options: Any) -> Any:
+            record = commit(*args, **options)
+            self.commits += 1
+            return record
+
+        return counted
+
+    def faulty(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **options: Any) -> Any:
+            counts = self.counts(args, options)
+            if counts and self.fault.when == "before":
+                self.strike()
+            result = function(*args, **options)
+            if counts and self.fault.when == "after":
+                self.strike()
+            return result
+
+        return wrapped
+
+    def counts(self, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+        if self.commits < self.fault.commits:
+            return False
+        if self.fault.about and self.fault.about not in f"{args} {options}":
+            return False
+        with self.lock:
+            self.calls += 1
+            return self.calls == self.fault.nth
+
+    def strike(self) -> None:
+        if self.fault.act == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise MemoryError("injected by a test")
+
+
+if __name__ == "__main__":
+    fault, *words = sys.argv[1:]
+    Injection(Fault(**json.loads(fault))).set_up()
+    from ckptrun.cli.main import main
+
+    sys.exit(main(words))
