@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 KILLS = 30
+STEPS = 3000
 KINDS = ("job", "supervisor", "job in mid-dump", "supervisor in mid-dump")
 INTERVAL = 1.0
-TRAINING = (sys.executable, REPOSITORY / "examples" / "train_digits.py", "--steps", 3000)
+TRAINING = (sys.executable, REPOSITORY / "examples" / "train_digits.py", "--steps", STEPS)
 OPTIONS = ("--interval", f"{INTERVAL}s", "--max-restarts", "1000")
 
 
@@ -59,6 +60,10 @@ class Executioner:
         time.sleep(self.choices.uniform(0, 0.2))
 
 
+def steps_done(lab: Lab) -> int:
+    return (lab.work / "train.csv").read_bytes().count(b"\n") - 1
+
+
 def test_thirty_kills_leave_no_trace_in_the_result(lab: Lab, tmp_path: Path):
     choices = random.Random(seed())
     reference = tmp_path / "reference"
@@ -73,7 +78,8 @@ def test_thirty_kills_leave_no_trace_in_the_result(lab: Lab, tmp_path: Path):
     for number, kind in enumerate(kinds, 1):
         print(f"{number}: {kind}", flush=True)
         executioner.kill(kind)
-    assert executioner.run.alive()
+    print(f"{steps_done(lab)} of {STEPS} steps after the last kill", flush=True)
+    assert executioner.run.alive(), "the training was too short for all the kills"
     result = executioner.run.wait(300)
 
     assert result.code == 0, result.err
