@@ -21,7 +21,7 @@ from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, Running
 from ckptrun.capsule.spec import CapsuleSpec, Identity, Offsets, Program
 from ckptrun.criu import engine, provision
 from ckptrun.criu.images import ImageReader
-from ckptrun.criu.staging import Arena, Extents, Slot
+from ckptrun.criu.staging import Extents, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -224,7 +224,7 @@ class Job(Box):
         writer = self._output()
         last_pid = reader().last_pid(images)
         try:
-            request = engine.RestoreRequest(images, last_pid, {was.pipe: writer} | dict(inherit or {}))
+            request = engine.RestoreRequest(reader().for_restore(images), last_pid, {was.pipe: writer} | dict(inherit or {}))
             engine.restore(self.place(unprivileged=unprivileged), request, self.spawn_criu(), 60.0)
         finally:
             os.close(writer)
@@ -245,7 +245,6 @@ class Machine:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cr-"))  # short: sockets lie here
         self.boxes: list[Box] = []
-        self._arena: Arena | None = None
 
     def box(self, **spec: object) -> Box:
         self.boxes.append(Box(self.folder, **spec))
@@ -259,22 +258,14 @@ class Machine:
             job.start(code, **program)
         return job
 
-    @property
-    def arena(self) -> Arena:
-        if self._arena is None:
-            self._arena = Arena(1 << 30)
-        return self._arena
-
     def slot(self, warm: int = 64 << 20) -> Slot:
-        slot = self.arena.take()
+        slot = Slot(512 << 20)
         slot.populate(warm)
         return slot
 
     def close(self) -> None:
         for box in self.boxes:
             box.capsule.destroy()
-        if self._arena:
-            self._arena.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -67,7 +67,7 @@ class Screen(Job):
     def again(self, images: Mapping[str, Source], was: Screen) -> None:
         fds = self.pipes()
         inherit = dict(zip(was.names, fds.values(), strict=True))
-        request = engine.RestoreRequest(images, reader().last_pid(images), inherit)
+        request = engine.RestoreRequest(reader().for_restore(images), reader().last_pid(images), inherit)
         engine.restore(self.place(), request, self.spawn_criu(), 30.0)
         for fd in fds.values():
             os.close(fd)
