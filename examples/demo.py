@@ -1,4 +1,4 @@
-"""What ``make demo`` shows: a training that is killed twice, loses its machine once, and is exact all the same.
+"""What ``make demo`` shows: a training killed twice, its machine lost once, and the result exact all the same.
 
     .venv/bin/python examples/demo.py [--seed N] [--steps N]
 
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime as dt
-import json
-import os
 import random
 import secrets
 import shutil
@@ -20,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,153 +24,21 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from rich.console import Console
+from demo_stage import INTERVAL_SECONDS, NAME, DemoError, Run, Workshop, console, when
 from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
-
-NAME = "demo"
-INTERVAL_SECONDS = 2
-STEP_SECONDS = 0.02
-PATIENCE_SECONDS = 120.0
-"""A demo that waits longer for one thing has failed."""
-POLL_SECONDS = 0.005
-
-console = Console(highlight=False, soft_wrap=True)
-
-
-class DemoError(Exception):
-    """Something that should have happened did not."""
-
-
-class Workshop:
-    """The demo's temporary folder: a machine to be lost, and a store that is not."""
-
-    def __init__(self, folder: Path, steps: int) -> None:
-        self.machine = folder / "machine"
-        self.work = self.machine / "work"
-        self.log = self.work / "train.csv"
-        self.store = f"file://{folder}/store"
-        self.reference = folder / "reference"
-        self.steps = steps
-        self.environment = {**os.environ, "XDG_STATE_HOME": str(self.machine / "state")}
-        for place in (self.work, self.reference):
-            place.mkdir(parents=True)
-
-    def training(self, pause: float) -> list[str]:
-        """Return the job's command."""
-        script = Path(__file__).with_name("train_digits.py")
-        return [sys.executable, str(script), "--steps", str(self.steps), "--step-seconds", str(pause)]
-
-    def ckptrun(self, *words: str) -> list[str]:
-        """Return a command line of ckptrun's."""
-        program = Path(sys.executable).with_name("ckptrun")
-        return [*([str(program)] if program.exists() else [sys.executable, "-m", "ckptrun"]), *words]
-
-    def protected(self) -> list[str]:
-        """Return the one command of this demo: the training, under ckptrun."""
-        options = ["--name", NAME, "--store", self.store, "--interval", f"{INTERVAL_SECONDS}s"]
-        return self.ckptrun(*options, "--", *self.training(STEP_SECONDS))
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Return what ``ckptrun COMMAND demo --json`` says."""
-        words = self.ckptrun(command, NAME, "--store", self.store, "--json")
-        answer = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
-        if answer.returncode != 0:
-            raise DemoError(f"ckptrun {command}: {answer.stderr.strip()}")
-        return dict(json.loads(answer.stdout))
-
-    def rows(self) -> int | None:
-        """Return how many steps the job's log has; None while there is no log."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.log.read_bytes().count(b"\n") - 1
-        return None
-
-
-class Run:
-    """The command running: its output shown as it comes, its events collected."""
-
-    def __init__(self, workshop: Workshop) -> None:
-        self.output: list[str] = []
-        self.events: list[dict[str, Any]] = []
-        self._workshop = workshop
-        self.process = self._start(workshop.protected(), subprocess.PIPE)
-        self._readers = [
-            self._thread(self._show_job),
-            self._thread(self._show_ckptrun),
-            self._thread(self._follow),
-        ]
-
-    def _start(self, words: list[str], errors: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            words,
-            env=self._workshop.environment,
-            cwd=self._workshop.work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-
-    def _thread(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread
-
-    def _show_job(self) -> None:
-        for line in self.process.stdout or ():
-            self.output.append(line.rstrip("\n"))
-            console.print(f"     [dim]job │ {escape(self.output[-1])}[/dim]")
-
-    def _show_ckptrun(self) -> None:
-        for line in self.process.stderr or ():
-            console.print(f"     [cyan]{escape(line.rstrip())}[/cyan]")
-
-    def _follow(self) -> None:
-        words = self._workshop.ckptrun("events", NAME, "--store", self._workshop.store, "--follow")
-        while self.process.poll() is None and not self.events:  # it has to begin first
-            feed = self._start(words, subprocess.DEVNULL)
-            self.events.extend(json.loads(line) for line in feed.stdout or ())
-            feed.wait()
-
-    def until(self, what: str, condition: Callable[[], Any]) -> Any:
-        """Wait for a condition and return it."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (found := condition()):
-            if self.process.poll() is not None:
-                raise DemoError(f"ckptrun ended with exit code {self.process.returncode} before a {what}")
-            if time.monotonic() > deadline:
-                raise DemoError(f"no {what} within {PATIENCE_SECONDS:g} s")
-            time.sleep(POLL_SECONDS)
-        return found
-
-    def event(self, name: str, after: float) -> dict[str, Any]:
-        """Wait for an event that is later than `after`, seconds since the epoch."""
-        return dict(self.until(f"{name} event", lambda: self.find(name, after)))
-
-    def find(self, name: str, after: float) -> dict[str, Any] | None:
-        found = (event for event in list(self.events) if event["event"] == name)
-        return next((event for event in found if when(event) > after), None)
-
-    def wait(self) -> int:
-        """Wait for the end and return the exit code."""
-        code = self.process.wait(PATIENCE_SECONDS)
-        for reader in self._readers:
-            reader.join(PATIENCE_SECONDS)
-        return code
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What one disturbance cost: work done again, and the time until the job ran again; in seconds."""
+    """What one disturbance cost: steps done again, and seconds until the job ran again."""
 
     what: str
     steps: int
     seconds: float
-    restart: float
 
 
 class Story:
@@ -192,9 +56,9 @@ class Story:
         """Tell it; return the exit code."""
         console.print(
             "\n[bold]ckptrun[/bold] saves a running program again and again, and brings it back when it dies.\n"
-            "Here a neural network learns to read digits. Its process is killed twice, then its machine is lost,\n"
-            f"at random moments (seed {self._seed}: repeat them with --seed {self._seed}). "
-            "The script knows nothing of all this."
+            "Here a neural network learns to read digits. Its process is killed twice, then its machine\n"
+            f"is lost, at random moments (seed {self._seed}: repeat them with --seed {self._seed}). "
+            "The script knows\nnothing of all this."
         )
         digest = self._reference()
         self._chapter("2. The same training under ckptrun, killed on the way")
@@ -266,8 +130,9 @@ class Story:
             self._frozen.append(checkpoint["frozen_seconds"])
             self._say(
                 f"checkpoint [green]{checkpoint['id']}[/green] is in the store: "
-                f"{checkpoint['memory_bytes'] / 1e6:.0f} MB of memory, {checkpoint['new_bytes'] / 1e6:.1f} MB "
-                f"of it new; the job stood still for {checkpoint['frozen_seconds'] * 1000:.0f} ms."
+                f"{checkpoint['memory_bytes'] / 1e6:.0f} MB of memory, "
+                f"{checkpoint['new_bytes'] / 1e6:.1f} MB of it new; "
+                f"the job stood still for {checkpoint['frozen_seconds'] * 1000:.0f} ms."
             )
         until = time.monotonic() + self._random.uniform(0, INTERVAL_SECONDS)
         run.until("random moment", lambda: time.monotonic() >= until)
@@ -282,19 +147,19 @@ class Story:
             return run.find("job-restored", moment)
 
         event = run.until("restored job", restored)
-        lost = self._losses
-        lost.append(Loss(name, rows - least, (rows - least) * STEP_SECONDS, when(event) - moment))
+        loss = Loss(name, rows - least, when(event) - moment)
+        self._losses.append(loss)
         self._say(
-            f"[green]running again[/green] {lost[-1].restart:.1f} s later, at step {least}: "
-            f"{lost[-1].steps} steps are done again."
+            f"[green]running again[/green] {loss.seconds:.1f} s later, at step {least}: "
+            f"{loss.steps} steps are done again."
         )
         return when(event)
 
     def _compare(self, digest: str, output: list[str]) -> int:
-        self._chapter("4. Was it worth it?")
+        self._chapter("4. The result")
         table = Table("what happened", "steps done again", "running again after", box=None, pad_edge=False)
         for loss in self._losses:
-            table.add_row(loss.what, str(loss.steps), f"{loss.restart:.2f} s")
+            table.add_row(loss.what, str(loss.steps), f"{loss.seconds:.2f} s")
         console.print(table)
         log = self._workshop.log.read_bytes()
         steps = [line.split(b",")[0] for line in log.splitlines()[1:]]
@@ -318,11 +183,6 @@ class Story:
 
     def _say(self, text: str) -> None:
         console.print(f"[dim]{time.monotonic() - self._began:4.0f}[/dim] {text}")
-
-
-def when(event: dict[str, Any]) -> float:
-    """Return the time of an event, seconds since the epoch."""
-    return dt.datetime.fromisoformat(event["time"]).timestamp()
 
 
 def interrupted(_signum: int, _frame: FrameType | None) -> None:
