@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,11 +19,12 @@ from ckptrun.core.config import Config
 from ckptrun.core.model import RunState
 from ckptrun.core.retention import Keep
 from ckptrun.criu import provision
+from ckptrun.criu.available import automatic_limit, available_memory
 from ckptrun.criu.images import ImageReader
-from ckptrun.criu.staging import Arena, automatic_limit, available_memory
+from ckptrun.criu.staging import Arena
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
-from ckptrun.supervisor import privilege, requests, signals, workplace
+from ckptrun.supervisor import pressure, privilege, requests, signals, workplace
 from ckptrun.supervisor.checkpointing import Checkpointer, Tools
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.incarnation import Job
@@ -59,9 +61,9 @@ class _Run:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.speaker = Speaker(settings.verbosity, as_json=settings.log_format.value == "json")
+        self.privilege = privilege.find(os.environ)
         self.criu = provision.find()
         self.helper = helpers.find()
-        self.privilege = privilege.find(os.environ)
         self.command = command_facts(settings.command, settings.cwd)
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.started = time.time()
@@ -91,6 +93,8 @@ class _Run:
         diary.emit("run", command=list(settings.command), pid=os.getpid(), store=settings.store_url)
         beginning.mark(finished=False)
         server = requests.serve(shell, parts, settings)
+        stop = threading.Event()
+        pressure.watch(lambda: shell.enqueue(shell.relieve), stop)
         try:
             vault.start(run)
             finish = shell.run(parts, plan)
@@ -98,6 +102,7 @@ class _Run:
             vault.close(ended)
             beginning.mark(finished=finish.state is RunState.FINISHED)
         finally:
+            stop.set()
             server.close()
             parts.arena.close()
             diary.close()
@@ -128,7 +133,7 @@ class _Run:
         )
         streams = Streams(self._note)
         limit = automatic_limit(available_memory()) if settings.staging == "auto" else settings.staging
-        arena = Arena(limit)
+        arena = Arena(limit, spool=settings.run_dir)
         copies = LocalCopies(arena)
         journal = Journal(
             settings.journal_limit,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.core.health import Check
 from ckptrun.criu import probe, provision
-from ckptrun.criu.staging import available_memory
+from ckptrun.criu.available import available_memory
 from ckptrun.errors import MissingFeatureError
 
 if TYPE_CHECKING:
@@ -27,18 +27,9 @@ ARCHITECTURES = ("x86_64", "aarch64")
 _LITTLE_MEMORY = 256 << 20
 _PTRACE_SEIZE = 0x4206
 _PTRACE_O_SUSPEND_SECCOMP = 1 << 21
-# What dump and restore of an ordinary job need, found by taking one away at a time; numbers of capability.h.
-_NEEDED = {
-    "DAC_OVERRIDE": 1,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-    "SETPCAP": 8,
-    "SYS_CHROOT": 18,
-    "SYS_PTRACE": 19,
-    "SYS_ADMIN": 21,
-    "SYS_TIME": 25,
-}
+# What dump and restore need, found by taking one away at a time; all but the essential ones only for some jobs (other
+# users' processes, dropped capabilities). Numbers of capability.h.
+_NEEDED = {"DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, **probe.ESSENTIAL}
 _USEFUL = {
     "NET_ADMIN": (12, "established TCP connections are closed at a dump"),
     "SYS_RESOURCE": (24, "jobs of another user need CRIU's unprivileged mode, pipes stay at 1 MiB"),

@@ -2,7 +2,8 @@
 
 A dump that lands in memory which is already there costs a memory copy; faulting fresh pages in is up to twenty times
 slower. So the arena is mapped with huge pages, populated in the background before the first dump, kept, and used again.
-It has slots: one holds the newest local copy (for a fast restore) while the next dump fills another.
+It has slots: one holds the newest local copy (for a fast restore) while the next dump fills another. A dump that does
+not fit into memory goes to a nameless file instead: slower, but the job is checkpointed.
 
 Called by the supervisor and by `stream`. It must not know what the bytes mean.
 """
@@ -22,6 +23,7 @@ from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 MIB = 1 << 20
 WINDOW = MIB
@@ -41,13 +43,26 @@ class ArenaFullError(DumpError):
 
 
 class Slot:
-    """One mapping that one dump fills from its start; only the dump's reader thread appends."""
+    """One mapping that one dump fills from its start; only the dump's reader thread appends.
 
-    def __init__(self, capacity: int) -> None:
+    Args:
+        capacity: bytes it can hold.
+        spool: a folder on disk to hold them in; None: memory.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+
+    def __init__(self, capacity: int, spool: Path | None = None) -> None:
         self.capacity = capacity
-        self._map = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-        with contextlib.suppress(OSError):
-            self._map.madvise(_MADV_HUGEPAGE)
+        self.on_disk = spool is not None
+        if spool is None:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            self._map = mmap.mmap(-1, capacity, flags=flags)
+            with contextlib.suppress(OSError):
+                self._map.madvise(_MADV_HUGEPAGE)
+        else:
+            self._map = _on_disk(spool, capacity)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.view = memoryview(self._map)
         self.used = 0
@@ -83,6 +98,8 @@ class Slot:
 
     def populate(self, size: int, stop: threading.Event | None = None) -> None:
         """Fault the first `size` bytes in, in steps, without holding the interpreter lock."""
+        if self.on_disk:
+            return
         size = min(-(-size // MIB) * MIB, self.capacity)
         while not (stop and stop.is_set()):
             with self._lock:
@@ -98,6 +115,16 @@ class Slot:
             if keep < self.capacity:  # a dump may have gone further than what was populated
                 _madvise(self._address + keep, self.capacity - keep, _MADV_DONTNEED)
             self.populated = min(self.populated, keep)
+
+
+def _on_disk(folder: Path, capacity: int) -> mmap.mmap:
+    """Map a nameless private file whose blocks are reserved: a full disk must show here, not as a SIGBUS later."""
+    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, capacity)
+        return mmap.mmap(fd, capacity)
+    finally:
+        os.close(fd)
 
 
 def _madvise(address: int, length: int, advice: int) -> int:
@@ -160,17 +187,19 @@ class Arena:
     Args:
         limit: bytes of memory staging may take in all.
         slots: how many dumps it can hold.
+        spool: a private folder on disk for dumps that are too large for memory; None refuses them.
     """
 
-    def __init__(self, limit: int, slots: int = 2) -> None:
+    def __init__(self, limit: int, slots: int = 2, spool: Path | None = None) -> None:
         self.limit = limit
         self._free: list[Slot] = []
         self._slots = slots
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._worker: threading.Thread | None = None
-        capacity = max(limit // slots // POPULATE_STEP * POPULATE_STEP, POPULATE_STEP)
-        self._free = [Slot(capacity) for _ in range(slots)]
+        self._spool = spool
+        self._capacity = limit // slots // POPULATE_STEP * POPULATE_STEP
+        self._free = [Slot(self._capacity) for _ in range(slots if self._capacity else 0)]
         self._all = list(self._free)
 
     @property
@@ -195,14 +224,16 @@ class Arena:
         self._worker = threading.Thread(target=work, name="staging", daemon=True)
         self._worker.start()
 
-    def take(self) -> Slot:
-        """Return an empty slot.
+    def take(self, size: int = 0) -> Slot:
+        """Return an empty slot for a dump of about `size` bytes.
 
         Raises:
-            DumpError: every slot holds a checkpoint that is still needed.
+            DumpError: every slot holds a checkpoint that is still needed, or neither memory nor disk have room.
         """
         if self._worker:
             self._worker.join()
+        if self._spool is not None and size + SLACK > self._capacity:
+            return self._take_on_disk(size + size // 4 + SLACK)
         with self._lock:
             slot = self._next_free()
             if slot is None:
@@ -211,6 +242,16 @@ class Arena:
         slot.used = 0
         return slot
 
+    def _take_on_disk(self, capacity: int) -> Slot:
+        try:
+            return Slot(capacity, self._spool)
+        except OSError as error:
+            raise DumpError(
+                f"the job needs {capacity // MIB} MiB of staging: memory has {self._capacity // MIB} MiB, "
+                f"and {self._spool} has no room either ({os.strerror(error.errno or 0)})",
+                hint="free disk space, or give staging more memory with --staging",
+            ) from error
+
     def _next_free(self) -> Slot | None:
         return max(self._free, key=lambda slot: slot.populated, default=None)
 
@@ -218,7 +259,8 @@ class Arena:
         """Take a slot back; nothing may read from it any more."""
         with self._lock:
             slot.used = 0
-            self._free.append(slot)
+            if not slot.on_disk:  # a file's room is given back with its last reference
+                self._free.append(slot)
 
     def shrink(self, keep: int) -> None:
         """Give memory back to the machine: free slots keep only `keep` bytes each."""
@@ -229,46 +271,3 @@ class Arena:
     def close(self) -> None:
         """Stop the background work."""
         self._stop.set()
-
-
-def automatic_limit(available: int) -> int:
-    """Return the bytes staging may take when the user did not say: half of what is free."""
-    return available // 2
-
-
-def available_memory() -> int:
-    """Return the bytes free under the tightest limit: the machine's, or a memory cgroup's this process is in."""
-    tightest = _meminfo_available()
-    for limit_path, usage_path in _cgroup_files():
-        with contextlib.suppress(OSError, ValueError):
-            limit = int(open(limit_path, encoding="ascii").read())  # noqa: SIM115, PTH123 - one small read
-            usage = int(open(usage_path, encoding="ascii").read())  # noqa: SIM115, PTH123 - one small read
-            if limit < 1 << 60:
-                tightest = min(tightest, max(limit - usage, 0))
-    return tightest
-
-
-def _meminfo_available() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - one small read
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def _cgroup_files() -> Iterator[tuple[str, str]]:
-    with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - one small read
-        lines = file.read().splitlines()
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        v2 = controllers == ""
-        if not v2 and "memory" not in controllers.split(","):
-            continue
-        base = "/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/memory"
-        names = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        while True:
-            folder = base + path.rstrip("/")
-            yield os.path.join(folder, names[0]), os.path.join(folder, names[1])  # noqa: PTH118 - strings in, strings out
-            if path in ("/", ""):
-                break
-            path = path.rsplit("/", 1)[0]

@@ -112,7 +112,7 @@ class Checkpointer:
         try:
             size = job_memory(incarnation.pids())
             self._check_room(size)
-            slot = self._arena.take()
+            slot = self._arena.take(size)
             slot.populate(size + SLACK)
             attempt.run(slot)
         except CkptrunError as error:

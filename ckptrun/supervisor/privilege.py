@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule.spec import Identity
+from ckptrun.criu import probe
 from ckptrun.errors import PermissionMissingError
 
 if TYPE_CHECKING:
@@ -26,17 +27,19 @@ class Privilege:
         user_namespace: see `CapsuleSpec.user_namespace`.
         job: see `Program.identity`.
         environment: variables that make the job's environment the user's own.
+        limited: root without all that root may do, as in most containers: CRIU gets ``--unprivileged``.
     """
 
     kind: str
     user_namespace: tuple[int, int] | None = None
     job: Identity | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    limited: bool = False
 
     @property
     def unprivileged(self) -> bool:
         """Whether CRIU gets ``--unprivileged``, in which it leaves the clocks to the capsule."""
-        return self.kind != ROOT
+        return self.kind != ROOT or self.limited
 
     @property
     def dumper(self) -> Identity | None:
@@ -60,13 +63,19 @@ def find(environ: Mapping[str, str]) -> Privilege:
     """Return how this process's job is to run.
 
     Raises:
-        PermissionMissingError: sudo names a user this machine does not know.
+        PermissionMissingError: root lacks what every restore needs, or sudo names a user this machine does not know.
     """
     if os.geteuid() != 0:
         return Privilege(USER, (os.geteuid(), os.getegid()))
+    if missing := probe.missing_capabilities(probe.effective_capabilities()):
+        names = ", ".join(missing)
+        raise PermissionMissingError(
+            f"root lacks {names} here: jobs could not be restored",
+            hint=f"add {names} to the container's capabilities, or run ckptrun outside it",
+        )
     invoking = environ.get("SUDO_UID", "0")
     if invoking == "0":
-        return Privilege(ROOT)
+        return Privilege(ROOT, limited=probe.rights() is not probe.Rights.FULL)
     try:
         user = pwd.getpwuid(int(invoking))
     except (KeyError, ValueError) as error:

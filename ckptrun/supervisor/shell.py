@@ -20,7 +20,7 @@ from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.machine import step
 from ckptrun.core.restart import describe
-from ckptrun.core.state import initial
+from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor import signals
 from ckptrun.supervisor.incarnation import Incarnation, Job
@@ -289,6 +289,16 @@ class Shell:
     def enqueue(self, task: Task) -> None:
         """Have the main thread do something, without waiting; any thread."""
         self._queue.put(task)
+
+    def relieve(self) -> None:
+        """Give staging's memory back, as far as no checkpoint depends on it; main thread only."""
+        parts = self._parts
+        if self.state.phase is Phase.RUNNING:
+            for copy in self.state.checkpoints:
+                if copy.local and copy.stored is Stored.COMMITTED:
+                    parts.copies.drop(copy.id)
+                    self._step(e.StagingLost(time.monotonic(), copy.id))
+        parts.arena.shrink(0)
 
     def _job_stopped(self) -> None:
         """The job was suspended at its terminal: suspend ckptrun too, as a shell expects."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptrun.criu import staging
+from ckptrun.criu import available
 from ckptrun.criu.staging import MIB, PIECE, Arena, ArenaFullError, Extents, Slot
 from ckptrun.errors import DumpError
+from ckptrun.supervisor import pressure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 SMALL = Slot(64 * 1024)
 
@@ -129,10 +133,48 @@ def test_a_closed_arena_reports_nothing_any_more():
 
 @pytest.mark.parametrize(("limit", "expected"), [("1000000000", 600_000_000), ("max", None)])
 def test_the_tightest_memory_limit_counts(
-    tmp_path: Callable[[], None], monkeypatch: pytest.MonkeyPatch, limit: str, expected: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int | None
 ):
     (tmp_path / "max").write_text(limit)
     (tmp_path / "current").write_text("400000000")
-    monkeypatch.setattr(staging, "_cgroup_files", lambda: [(tmp_path / "max", tmp_path / "current")])
-    monkeypatch.setattr(staging, "_meminfo_available", lambda: 8_000_000_000)
-    assert staging.available_memory() == (expected or 8_000_000_000)
+    monkeypatch.setattr(available, "_cgroup_files", lambda: [(tmp_path / "max", tmp_path / "current")])
+    monkeypatch.setattr(available, "_meminfo_available", lambda: 8_000_000_000)
+    assert available.available_memory() == (expected or 8_000_000_000)
+
+
+def test_a_dump_too_large_for_memory_goes_to_a_nameless_file(tmp_path: Path):
+    arena = Arena(64 * MIB, spool=tmp_path)
+    slot = arena.take(100 * MIB)
+    extents = slot.put([b"x" * MIB, b"y" * MIB])
+    assert (bytes(extents.read(MIB - 1, 2)), slot.on_disk) == (b"xy", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_slot_gives_its_room_back(tmp_path: Path):
+    arena = Arena(0, spool=tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+    slot = arena.take(256 * MIB)
+    taken = free - shutil.disk_usage(tmp_path).free
+    arena.give(slot)
+    del slot
+    assert taken > 256 * MIB
+    assert free - shutil.disk_usage(tmp_path).free < 128 * MIB
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_is_said_before_anything_is_dumped(tmp_path: Path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", tmp_path], check=True)
+    try:
+        with pytest.raises(DumpError, match="has no room either"):
+            Arena(0, spool=tmp_path).take(100 * MIB)
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_staging_is_given_back_while_memory_is_short(monkeypatch: pytest.MonkeyPatch):
+    relieved, stop = threading.Event(), threading.Event()
+    monkeypatch.setattr(pressure, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pressure, "available_memory", lambda: MIB)
+    pressure.watch(relieved.set, stop)
+    assert relieved.wait(5)
+    stop.set()
