@@ -28,6 +28,9 @@ _TIMEOUT = 60.0  # seconds for any one question; they take 0.1
 _FAILURES_KEPT = 3600.0  # seconds: a machine's configuration may be mended
 _ENTRIES_KEPT = 16
 _NET_ADMIN = 12  # capability.h
+ESSENTIAL = {"SETPCAP": 8, "SYS_CHROOT": 18, "SYS_ADMIN": 21, "SYS_TIME": 25}
+"""Without these, root makes no capsule, or dumps what it cannot restore, whatever the job; capability.h's numbers."""
+
 _ERROR_LINE = re.compile(
     r"^(?:\(\d+\.\d+\)\s+)?(?:Error|Warn)\s+\([^)]*\): (?P<words>.*)$|^(?P<plain>CRIU needs .*)$"
 )
@@ -94,6 +97,11 @@ def effective_capabilities() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     match = re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)
     return int(match[1], 16) if match else 0
+
+
+def missing_capabilities(effective: int) -> list[str]:
+    """Return which of the essential capabilities a mask of effective ones lacks."""
+    return [name for name, number in ESSENTIAL.items() if not effective >> number & 1]
 
 
 def examine(criu: Criu) -> Findings:

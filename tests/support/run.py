@@ -338,6 +338,10 @@ class Lab:
         argv = self.argv(command, self.name, "--store", self.store, *words)
         if command in {"ls", "doctor"}:
             argv.remove(self.name)
+        return self.execute(argv, timeout)
+
+    def execute(self, argv: list[str], timeout: float = PATIENCE) -> Result:
+        """Run a whole command line to its end."""
         process = subprocess.run(
             argv,
             cwd=self.work,
