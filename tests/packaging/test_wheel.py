@@ -1,0 +1,55 @@
+"""What `pipx install` gets: the wheel, alone, in an environment of its own, runs a job with the helper it carries."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--retries", "10"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, REPOSITORY], check=True)
+    return next(folder.glob("ckptrun-*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_helper_hooks_and_format(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"ckptrun/capsule/stub/bin/{a}/ckptrun-stub" for a in ("x86_64", "aarch64")} <= names
+    assert {"ckptrun/_hooks/README.md", "ckptrun/store/FORMAT.md"} <= names
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run jobs as an ordinary user")
+def test_an_installed_wheel_runs_a_job_and_takes_a_checkpoint(wheel: Path, tmp_path: Path):
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", home], check=True)
+    subprocess.run([home / "bin/pip", "--disable-pip-version-check", "-q", "install", wheel], check=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    job = "import time; time.sleep(3)"
+    command = [home / "bin/ckptrun", "--name", "w", "--interval", "1s", "--", sys.executable, "-c", job]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = subprocess.run(
+        [home / "bin/ckptrun", "show", "w", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(shown.stdout)["checkpoints"]
