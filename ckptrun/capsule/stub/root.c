@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -38,7 +39,9 @@ static pid_t start_relay(int master)
 static void run_command(char **argv)
 {
     execvp(argv[0], argv);
-    _exit(errno == ENOENT || errno == ENOTDIR ? 127 : 126);
+    int reason = errno;
+    dprintf(2, "ckptrun: %s cannot be executed: %s\n", argv[0], strerror(reason));
+    _exit(reason == ENOENT || reason == ENOTDIR ? 127 : 126);
 }
 
 static pid_t start_job(int mask, const char *slave, char **argv)
