@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptrun.core.model import RunState
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptrun.core.model import CheckpointRecord, Exit, Snapshot
+    from ckptrun.core.model import CheckpointRecord, Exit, RunState, Snapshot
 
 
 def _own_pid_namespace() -> str:

@@ -40,7 +40,7 @@ class Backend(Protocol):
     def prepare(self) -> None:
         """Make the store's own root where that is customary (a directory); StoreError."""
 
-    def put_if_absent(self, name: str, data: bytes) -> None:
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
         """Create a durable object, all or nothing; PreconditionError if the name is taken."""
 
     def get(self, name: str) -> bytes:

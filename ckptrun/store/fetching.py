@@ -77,12 +77,14 @@ class Fetcher:
         self, kind: Kind, chunk: bytes, pack: str, offset: int, stored: int, raw: int, data: memoryview
     ) -> bytes | memoryview:
         try:
-            payload = self._seal.open_chunk(kind, chunk, packs.body(data, kind, chunk, stored, raw))
-            content = codec.expand(payload, raw)
-            if self._seal.chunk_id(kind, content) != chunk:
-                raise CorruptError("a chunk's content does not match its id")
+            return self._verified(kind, chunk, packs.body(data, kind, chunk, stored, raw), raw)
         except CorruptError as error:
             raise CorruptError(f"{self.where(pack)} is damaged at byte {offset}: {error.message}") from error
+
+    def _verified(self, kind: Kind, chunk: bytes, stored: memoryview, raw: int) -> bytes | memoryview:
+        content = codec.expand(self._seal.open_chunk(kind, chunk, stored), raw)
+        if self._seal.chunk_id(kind, content) != chunk:
+            raise CorruptError("a chunk's content does not match its id")
         return content
 
     def _range(self, pack: str, offset: int, length: int) -> bytes:

@@ -38,8 +38,7 @@ def decode(data: bytes) -> Head:
     """
     try:
         value = json.loads(data)
-        if value["version"] != VERSION:
-            raise ValueError(f"it is of version {value['version']}")
+        _check_version(value["version"])
         owner = value["owner"]
         return Head(
             int(value["epoch"]),
@@ -71,6 +70,11 @@ def record_from_json(value: dict[str, Any]) -> CheckpointRecord:
     known = {field.name: value[field.name] for field in fields(CheckpointRecord) if field.name in value}
     known |= {"trigger": Trigger(known["trigger"]), "inexact": tuple(known.get("inexact", ()))}
     return CheckpointRecord(**known)
+
+
+def _check_version(version: Any) -> None:
+    if version != VERSION:
+        raise ValueError(f"it is of version {version}")
 
 
 def _run_to_json(run: RunInfo) -> dict[str, Any]:

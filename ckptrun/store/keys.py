@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ KEY_SIZE = 32
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 16, 8, 2
 """OWASP's password storage recommendation that takes 64 MiB; what a slot asks for is bounded, it comes from outside."""
 _SCRYPT_MOST = 1 << 20
+_ENCRYPTIONS = ("aes-256-gcm", "none")
 _GIVE_KEY = "give its key with --key-file or CKPTRUN_PASSPHRASE"
 
 
@@ -73,13 +75,11 @@ def read_format(backend: Backend, lineage: str) -> Format | None:
             f"{backend.where(name)} is of version {version}, this ckptrun knows {VERSION}",
             hint="upgrade ckptrun",
         )
-    try:
-        known = {"aes-256-gcm": True, "none": False}
-        if version != VERSION or value["cell_size"] != CELL_SIZE:
-            raise KeyError
-        return Format(str(value["uid"]), known[value["encryption"]])
-    except KeyError as error:
-        raise CorruptError(f"{backend.where(name)} does not say what a lineage's FORMAT must") from error
+    uid, encryption = value.get("uid"), value.get("encryption")
+    known = (version, value.get("cell_size")) == (VERSION, CELL_SIZE) and encryption in _ENCRYPTIONS
+    if not known or not isinstance(uid, str):
+        raise CorruptError(f"{backend.where(name)} does not say what a lineage's FORMAT must")
+    return Format(uid, encryption != "none")
 
 
 def make_format(backend: Backend, lineage: str, *, encrypted: bool) -> Format:
@@ -93,10 +93,8 @@ def make_format(backend: Backend, lineage: str, *, encrypted: bool) -> Format:
         "compression": "zstd",
         "encryption": "aes-256-gcm" if encrypted else "none",
     }
-    try:
+    with suppress(PreconditionError):  # someone else was first, or our own answer was lost
         backend.put_if_absent(f"{lineage}/FORMAT", json.dumps(value, indent=1).encode() + b"\n")
-    except PreconditionError:
-        pass  # someone else was first, or our own lost answer
     found = read_format(backend, lineage)
     if found is None:
         raise StoreRefusedError(f"{backend.where(lineage)}/FORMAT was written and cannot be read")
@@ -133,10 +131,8 @@ def open_seal(
     secret = _secret(source)
     if create:
         wrapped = _wrap(os.urandom(KEY_SIZE), source, secret, identity)
-        try:
+        with suppress(PreconditionError):  # there is one: it decides
             backend.put_if_absent(f"{lineage}/keys/0", json.dumps(wrapped, indent=1).encode() + b"\n")
-        except PreconditionError:
-            pass  # there is one: it decides
     return KeyedSeal(identity, _unwrap(backend, lineage, source, secret, identity))
 
 
@@ -176,9 +172,7 @@ def _unwrap(backend: Backend, lineage: str, source: KeySource, secret: bytes, id
     found, bad = 0, ""
     for name in sorted(slots):
         try:
-            slot = _parse(backend.get(name), backend.where(name))
-            if slot.pop("check", "") != _check(slot):  # tells a damaged slot from a wrong key
-                raise CorruptError("its checksum does not match")
+            slot = _read_slot(backend, name)
             if slot["kind"] != _kind(source):
                 found += 1
                 continue
@@ -199,6 +193,13 @@ def _unwrap(backend: Backend, lineage: str, source: KeySource, secret: bytes, id
 
 def _check(slot: dict[str, Any]) -> str:
     return blake3(json.dumps(slot, sort_keys=True).encode()).hexdigest()
+
+
+def _read_slot(backend: Backend, name: str) -> dict[str, Any]:
+    slot = _parse(backend.get(name), backend.where(name))
+    if slot.pop("check", "") != _check(slot):  # tells a damaged slot from a wrong key
+        raise CorruptError("its checksum does not match")
+    return slot
 
 
 def _kind(source: KeySource) -> str:

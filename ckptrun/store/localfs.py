@@ -14,7 +14,6 @@ import errno
 import os
 import secrets
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import (
@@ -28,6 +27,7 @@ from ckptrun.store.backend import MissingError, Versioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KEPT_GENERATIONS = 8
 """Older ones of a mutable object are removed."""
@@ -72,7 +72,7 @@ class LocalBackend:
         with self._errors("make", self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put_if_absent(self, name: str, data: bytes) -> None:
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
         """Create an object; see `Backend`."""
         path = self._root / name
         with self._errors("write", path):
@@ -182,7 +182,7 @@ class LocalBackend:
     def _generations(self, path: Path) -> list[int]:
         try:
             with self._errors("list", path.parent):
-                names = os.listdir(path.parent)
+                names = [entry.name for entry in path.parent.iterdir()]
         except MissingError:
             return []
         prefix = f"{path.name}."
@@ -190,7 +190,7 @@ class LocalBackend:
             int(n[len(prefix) :]) for n in names if n.startswith(prefix) and n[len(prefix) :].isdecimal()
         )
 
-    def _link(self, path: Path, data: bytes) -> None:
+    def _link(self, path: Path, data: bytes | memoryview) -> None:
         self._make_folder(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -210,7 +210,7 @@ class LocalBackend:
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
-        if folder != self._root and folder.parent != folder:
+        if folder not in {self._root, folder.parent}:
             self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(folder.parent)

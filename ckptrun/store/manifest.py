@@ -117,15 +117,7 @@ def decode(data: bytes) -> Manifest:
         CorruptError: it does not parse.
     """
     try:
-        magic, text, refs, inline = _HEAD.unpack_from(data)
-        packed = data[_HEAD.size :]
-        if (
-            magic != _MAGIC
-            or zstandard.frame_content_size(packed) != text + refs + inline
-            or refs % _REF.size
-        ):
-            raise ValueError("wrong magic or lengths")
-        rest = zstandard.ZstdDecompressor().decompress(packed)
+        text, refs, rest = _expanded(data)
         value = json.loads(rest[:text])
         manifest = Manifest(
             heads.record_from_json(value["record"]),
@@ -140,6 +132,15 @@ def decode(data: bytes) -> Manifest:
     except (struct.error, zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"the manifest does not parse: {error!r}") from error
     return manifest
+
+
+def _expanded(data: bytes) -> tuple[int, int, bytes]:
+    """Return the lengths of the JSON and of the references, and the bytes of all parts."""
+    magic, text, refs, inline = _HEAD.unpack_from(data)
+    packed = data[_HEAD.size :]
+    if magic != _MAGIC or zstandard.frame_content_size(packed) != text + refs + inline or refs % _REF.size:
+        raise ValueError("wrong magic or lengths")
+    return text, refs, zstandard.ZstdDecompressor().decompress(packed)
 
 
 def encode_ref(ref: PageRef) -> bytes:

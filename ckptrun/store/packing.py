@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from ckptrun.store.backend import Backend
     from ckptrun.store.crypto import Kind
     from ckptrun.store.index import ChunkIndex
+
+
+_LARGEST = 2 << 20
+"""Bytes that one record takes at most, with room to spare: a chunk of 1 MiB."""
 
 
 class PackNames:
@@ -54,7 +59,8 @@ class Packer:
         self._names = names
         self._index = index
         self._pack_size = pack_size
-        self._parts: list[bytes | memoryview] = []
+        # Reused, since fresh memory costs more than the copy; anonymous maps, since untouched they cost nothing.
+        self._buffers = [memoryview(mmap.mmap(-1, pack_size + _LARGEST)) for _ in range(2)]
         self._size = 0
         self._name = ""
         self._started: list[str] = []
@@ -65,14 +71,13 @@ class Packer:
 
     def add(self, kind: Kind, chunk: bytes, stored: bytes | memoryview, raw: int) -> packs.Location:
         """Append a chunk and return where it lies; StoreError of an upload before."""
-        if not self._parts:
+        if not self._size:
             self._name = self._names.next()
             self._started.append(self._name)
-            self._parts.append(packs.MAGIC)
-            self._size = len(packs.MAGIC)
+            self._append(packs.MAGIC)
         location = packs.Location(self._index.pack_number(self._name), self._size, len(stored), raw)
-        self._parts += (packs.header(kind, chunk, len(stored), raw), stored)
-        self._size += packs.HEADER_SIZE + len(stored)
+        self._append(packs.header(kind, chunk, len(stored), raw))
+        self._append(stored)
         self._index.add(chunk, location)
         if self._size >= self._pack_size:
             self._flush()
@@ -86,29 +91,35 @@ class Packer:
 
     def abandon(self) -> None:
         """Forget what is not durable; chunks in it count as unknown again."""
-        self._parts.clear()
         self._uploads.shutdown(wait=True, cancel_futures=True)
         self._index.distrust(name for name in self._started if name not in self._index.sizes)
 
+    def _append(self, data: bytes | memoryview) -> None:
+        end = self._size + len(data)
+        self._buffers[0][self._size : end] = data
+        self._size = end
+
     def _flush(self) -> None:
-        if not self._parts:
+        if not self._size:
             return
         self._wait()
-        self._pending = self._uploads.submit(self._upload, self._name, b"".join(self._parts))
+        data = self._buffers[0][: self._size]
+        self._pending = self._uploads.submit(self._upload, self._name, data)
+        self._buffers.reverse()
         self.stored += self._size
-        self._parts.clear()
+        self._size = 0
 
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _upload(self, name: str, data: bytes) -> None:
+    def _upload(self, name: str, data: memoryview) -> None:
         put_once(self._backend, f"{self._lineage}/packs/{name}", data)
         self._index.sizes[name] = len(data)
 
 
-def put_once(backend: Backend, name: str, data: bytes) -> None:
+def put_once(backend: Backend, name: str, data: bytes | memoryview) -> None:
     """Create an object whose name is ours alone; that it exists already is our own lost answer, or an error.
 
     Raises:

@@ -29,17 +29,22 @@ READ_SECONDS = 20
 ATTEMPTS = 3
 CONNECTIONS = 16
 _CHECK = "check the endpoint, the network and the bucket's name, or use another --store"
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_FULL = {
-    "507",
-    "InsufficientStorage",
-    "QuotaExceeded",
-    "XMinioStorageFull",
-    "XAmzQuotaExceeded",
-    "EntityTooLarge",
-}
-_LOST = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
-_WORTH_ANOTHER_TRY = {"429", "RequestTimeout", "SlowDown", "TooManyRequests", "ExpiredToken"}
+
+
+class _BeyondEndError(StoreError):
+    """A range that begins past the end of its object."""
+
+
+_ROOM = "make room, keep fewer checkpoints (--keep) or use another --store"
+_ANSWERS: tuple[tuple[set[str], type[StoreError], str], ...] = (
+    ({"InvalidRange", "416"}, _BeyondEndError, ""),
+    ({"NoSuchBucket"}, StoreRefusedError, "create the bucket, or correct --store"),
+    ({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}, PreconditionError, ""),
+    ({"404", "NoSuchKey", "NotFound"}, MissingError, ""),
+    ({"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}, StoreFullError, _ROOM),
+    ({"429", "RequestTimeout", "SlowDown", "TooManyRequests", "ExpiredToken"}, StoreUnreachableError, _CHECK),
+)
+"""S3's answers, by code or status, the first that fits; the class and the next step they become."""
 
 
 class S3Backend:
@@ -84,10 +89,10 @@ class S3Backend:
     def prepare(self) -> None:
         """Do nothing: buckets are not made by ckptrun."""
 
-    def put_if_absent(self, name: str, data: bytes) -> None:
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
         """Create an object; see `Backend`."""
         with self._errors("write", name):
-            self._client.put_object(**self._at(name), Body=data, IfNoneMatch="*")
+            self._client.put_object(**self._at(name), Body=bytes(data), IfNoneMatch="*")
 
     def get(self, name: str) -> bytes:
         """Return a whole object; see `Backend`."""
@@ -176,20 +181,10 @@ class S3Backend:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
         cause = f"cannot {verb} {self._named(name)}: {code or status} {error.response['Error'].get('Message', '')}"
-        said = {code, status}
-        if code == "InvalidRange" or status == "416":
-            return _BeyondEndError(cause)
-        if code == "NoSuchBucket":
-            return StoreRefusedError(cause, hint="create the bucket, or correct --store")
-        if said & _LOST:
-            return PreconditionError(cause)
-        if said & _MISSING:
-            return MissingError(cause)
-        if said & _FULL:
-            return StoreFullError(
-                cause, hint="make room, keep fewer checkpoints (--keep) or use another --store"
-            )
-        if said & _WORTH_ANOTHER_TRY or status.startswith("5"):
+        for known, kind, hint in _ANSWERS:
+            if known & {code, status}:
+                return kind(cause, hint=hint)
+        if status.startswith("5"):
             return StoreUnreachableError(cause, hint=_CHECK)
         return StoreRefusedError(
             cause, hint="check the credentials and their rights on this bucket and prefix"
@@ -198,7 +193,3 @@ class S3Backend:
     def _named(self, name: str) -> str:
         at = f" at {self._endpoint}" if self._endpoint else ""
         return f"{self.where(name)}{at}"
-
-
-class _BeyondEndError(StoreError):
-    """A range that begins past the end of its object."""

@@ -89,12 +89,18 @@ def rows(page: bytes | memoryview) -> Iterator[Row]:
         CorruptError: it is none.
     """
     try:
-        magic, count, length = _HEAD.unpack_from(page)
-        packs = bytes(page[_HEAD.size : _HEAD.size + length]).decode("ascii").split("\n")
-        data = memoryview(page)[_HEAD.size + length :]
-        if magic != _MAGIC or len(data) != count * _ROW.size:
-            raise ValueError("wrong size")
+        packs, data = _parts(page)
         for cell, bitmap, chunk, pack, offset, stored, raw in _ROW.iter_unpack(data):
             yield Row(cell, bitmap, chunk, "" if pack == ZERO else packs[pack], offset, stored, raw)
     except (struct.error, ValueError, IndexError) as error:
         raise CorruptError(f"a cell table's page does not parse: {error}") from error
+
+
+def _parts(page: bytes | memoryview) -> tuple[list[str], memoryview]:
+    """Return the names of packs, and the packed rows."""
+    magic, count, length = _HEAD.unpack_from(page)
+    packs = bytes(page[_HEAD.size : _HEAD.size + length]).decode("ascii").split("\n")
+    data = memoryview(page)[_HEAD.size + length :]
+    if magic != _MAGIC or len(data) != count * _ROW.size:
+        raise ValueError("wrong size")
+    return packs, data

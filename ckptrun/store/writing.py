@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptrun.core.model import CheckpointRecord
 from ckptrun.store import chunks, codec, tables
 from ckptrun.store.background import lower_priority
 from ckptrun.store.crypto import Kind
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from ckptrun.core.model import MemoryRuns, Snapshot, Source
+    from ckptrun.core.model import CheckpointRecord, MemoryRuns, Snapshot, Source
     from ckptrun.store.backend import Backend
     from ckptrun.store.crypto import Seal
     from ckptrun.store.index import ChunkIndex
@@ -194,10 +193,7 @@ class Writing:
             return Done(item, _NO_ID, None)
         if self._index.find(chunk) is not None:
             return Done(item, chunk, None)
-        packed = self._seal.seal_chunk(Kind.DATA, chunk, codec.compress(raw))
-        if packed is raw and not isinstance(raw, bytes):
-            packed = bytes(raw)  # a view would pin the source until its pack is up
-        return Done(item, chunk, packed)
+        return Done(item, chunk, self._seal.seal_chunk(Kind.DATA, chunk, codec.compress(raw)))
 
     def _zero_id(self, length: int) -> bytes:
         found = self._zero_ids.get(length)

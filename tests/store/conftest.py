@@ -9,10 +9,10 @@ import pytest
 from storekit import Place, key_file
 from support.s3 import S3Server, s3_server
 
-from ckptrun.store.repository import KeySource
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ckptrun.store.repository import KeySource
 
 __all__ = ["s3_server"]
 

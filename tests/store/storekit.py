@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
@@ -54,7 +55,13 @@ class Place:
     folder: Path | None = None
 
     def open(self) -> Backend:
-        return open_backend(self.url, s3_endpoint_url=self.endpoint)
+        """Return a backend; the same one in the same process, since S3 clients take long to make."""
+        return _open(self.url, self.endpoint, os.getpid())
+
+
+@functools.cache
+def _open(url: str, endpoint: str | None, _: int) -> Backend:
+    return open_backend(url, s3_endpoint_url=endpoint)
 
 
 def owner(**changes: Any) -> Owner:
@@ -67,7 +74,9 @@ def owner(**changes: Any) -> Owner:
 
 
 def acquire(lineage: Lineage, who: Owner | None = None, **how: Any) -> Writer:
-    return lineage.acquire(who or owner(), **({"take_over": False, "command": COMMAND, "wait": no_wait} | how))
+    return lineage.acquire(
+        who or owner(), **({"take_over": False, "command": COMMAND, "wait": no_wait} | how)
+    )
 
 
 def no_wait(seconds: float) -> None:
@@ -101,7 +110,9 @@ def noise_pages(first: int, count: int, seed: int = 0) -> dict[int, bytes]:
     return {first + i: data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE] for i in range(count)}
 
 
-def snapshot(name: str, *streams: ImageStream, files: Sequence[tuple[str, bytes]] = (), **facts: Any) -> Snapshot:
+def snapshot(
+    name: str, *streams: ImageStream, files: Sequence[tuple[str, bytes]] = (), **facts: Any
+) -> Snapshot:
     contents = tuple(FileContent(key, BytesSource(data)) for key, data in files)
     return Snapshot(name, Trigger.INTERVAL, 1234.5, streams, contents, facts)
 

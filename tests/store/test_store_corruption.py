@@ -53,12 +53,14 @@ def only(folder: Path) -> Path:
 @each_damage
 def test_a_damaged_pack_is_found(directory: Place, key: KeySource | None, damage: Callable[[Path], None]):
     lineage = Lineage(directory.open(), "train", key)
-    record = commit(acquire(lineage), snapshot("c1", image("a.img", noise(500_000)), image("b.img", noise(999))))
+    record = commit(
+        acquire(lineage), snapshot("c1", image("a.img", noise(500_000)), image("b.img", noise(999)))
+    )
     assert directory.folder is not None
     path = only(directory.folder / "train" / "packs")
     damage(path)
     again = Lineage(directory.open(), "train", key)
-    if damage.__name__ not in ("flip-0.0",):  # the pack's own magic number protects nothing
+    if damage.__name__ != "flip-0.0":  # the pack's own magic number protects nothing
         with pytest.raises(CorruptError, match=str(path)):
             contents(again.load(record))
         report = again.verify(record, quick=False)
@@ -163,7 +165,9 @@ def test_an_older_head_in_its_place_is_noticed(place: Place, tmp_path: Path, key
 
     again = Lineage(place.open(), "train", key, tmp_path / "seen")
     for use in (again.head, lambda: acquire(again)):
-        with pytest.raises(CorruptError, match=r"older \(epoch 1, checkpoint 1\).*checkpoint 2.*remove .*seen"):
+        with pytest.raises(
+            CorruptError, match=r"older \(epoch 1, checkpoint 1\).*checkpoint 2.*remove .*seen"
+        ):
             use()
     elsewhere = Lineage(place.open(), "train", key, tmp_path / "not-seen-here")
     assert [record.id for record in elsewhere.checkpoints()] == ["c1"]

@@ -5,15 +5,25 @@ from __future__ import annotations
 import random
 import time
 
-
-from storekit import Place, acquire, commit, contents, expected, image, memory, noise, noise_pages, sample, snapshot
+from storekit import (
+    Place,
+    acquire,
+    commit,
+    contents,
+    expected,
+    image,
+    memory,
+    noise,
+    noise_pages,
+    sample,
+    snapshot,
+)
 
 from ckptrun.core.model import CELL_SIZE, PAGE_SIZE
 from ckptrun.store import codec
 from ckptrun.store.index import ChunkIndex
 from ckptrun.store.pack import Location
 from ckptrun.store.repository import Keep, KeySource, Lineage
-
 
 LITTLE = 2000
 """Bytes: a manifest, and no chunk."""
@@ -43,7 +53,9 @@ def test_one_page_inserted_early_changes_one_cell(directory: Place):
     lineage = Lineage(directory.open(), "train", None)
     writer = acquire(lineage)
     commit(writer, snapshot("c1", memory("pages-1.img", pages)))
-    what = snapshot("c2", memory("pages-1.img", {0x3: noise(PAGE_SIZE, 5)} | pages | {0x10010: noise(PAGE_SIZE, 6)}))
+    what = snapshot(
+        "c2", memory("pages-1.img", {0x3: noise(PAGE_SIZE, 5)} | pages | {0x10010: noise(PAGE_SIZE, 6)})
+    )
     record = commit(writer, what)
     assert record.new_bytes == PAGE_SIZE + CELL_SIZE
     assert contents(lineage.load(record)) == expected(what)
@@ -79,7 +91,9 @@ def test_zeros_cost_nothing(directory: Place, key: KeySource | None):
 def test_content_that_repeats_within_a_checkpoint_is_stored_once(directory: Place):
     page = noise(PAGE_SIZE)
     pages = {16 * cell: page for cell in range(1000)}
-    record = commit(acquire(Lineage(directory.open(), "train", None)), snapshot("c1", memory("pages-1.img", pages)))
+    record = commit(
+        acquire(Lineage(directory.open(), "train", None)), snapshot("c1", memory("pages-1.img", pages))
+    )
     assert record.new_bytes == PAGE_SIZE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,8 @@ from ckptrun.store.keys import make_format
 from ckptrun.store.repository import KeySource, Lineage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptrun.core.model import Snapshot
 
 SECRET = b"the launch code is 0000 "
@@ -28,7 +29,9 @@ def secretive() -> Snapshot:
 def objects(place: Place) -> dict[str, bytes]:
     """Return every object of lineage ``train``."""
     backend = place.open()
-    names = [name for folder in ("packs", "manifests", "keys") for name, _ in backend.names(f"train/{folder}")]
+    names = [
+        name for folder in ("packs", "manifests", "keys") for name, _ in backend.names(f"train/{folder}")
+    ]
     found = {name: backend.get(name) for name in [*names, "train/FORMAT"]}
     return found | {f"train/HEAD {n}": version.data for n, version in enumerate(backend.read("train/HEAD"))}
 
@@ -74,7 +77,11 @@ def test_the_same_content_is_never_encrypted_the_same_way_twice(directory: Place
 @pytest.mark.parametrize("kind", ["no key", "other file", "passphrase"])
 def test_another_key_does_not_open_it(place: Place, tmp_path: Path, kind: str):
     commit(acquire(Lineage(place.open(), "train", key_file(tmp_path))), sample("c1"))
-    other = {"no key": None, "other file": key_file(tmp_path, 2), "passphrase": KeySource(passphrase="guess")}[kind]
+    other = {
+        "no key": None,
+        "other file": key_file(tmp_path, 2),
+        "passphrase": KeySource(passphrase="guess"),
+    }[kind]
     lineage = Lineage(place.open(), "train", other)
     assert lineage.exists()
     for use in (lineage.head, lineage.checkpoints, lambda: acquire(lineage)):

@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +37,7 @@ from ckptrun.store.repository import Keep, Lineage, open_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class Flaky:
@@ -145,7 +145,9 @@ class Careless:
 @pytest.mark.parametrize("condition", ["If-None-Match", "If-Match", "If-None-Match on HEAD"])
 def test_a_store_that_ignores_a_condition_is_refused(place: Place, condition: str):
     backend = Careless(place.open(), condition)
-    with pytest.raises(StoreRefusedError, match=rf"{condition.split(' on ')[0]}.*two writers.*use a store with"):
+    with pytest.raises(
+        StoreRefusedError, match=rf"{condition.split(' on ', maxsplit=1)[0]}.*two writers.*use a store with"
+    ):
         acquire(Lineage(backend, "train", None))  # type: ignore[arg-type]
     assert not Lineage(place.open(), "train", None).exists()
 
@@ -172,7 +174,10 @@ def test_the_probe_leaves_nothing_behind(place: Place):
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=False).returncode
+    ):
         pytest.skip("cannot mount a tmpfs")
     try:
         yield folder
@@ -186,7 +191,9 @@ def test_a_full_disk_is_named_and_room_made_cures_it(small_disk: Path):
     writer = acquire(lineage)
     commit(writer, snapshot("c1", image("a.img", noise(100_000, 1))))
     big = snapshot("c2", image("a.img", noise(3_000_000, 2)))
-    with pytest.raises(StoreFullError, match=rf"cannot write {small_disk}/store/train/packs/.*No space left.*--keep"):
+    with pytest.raises(
+        StoreFullError, match=rf"cannot write {small_disk}/store/train/packs/.*No space left.*--keep"
+    ):
         commit(writer, big)
     writer.renew()
     assert [record.id for record in lineage.checkpoints()] == ["c1"]
@@ -196,7 +203,9 @@ def test_a_full_disk_is_named_and_room_made_cures_it(small_disk: Path):
     assert contents(lineage.load(record)) == expected(big)
 
 
-def test_a_disk_full_at_every_moment_of_a_commit_loses_nothing(directory: Place, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_full_at_every_moment_of_a_commit_loses_nothing(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+):
     lineage = Lineage(directory.open(), "train", None)
     writer = acquire(lineage)
     commit(writer, sample("c0"))
@@ -250,7 +259,9 @@ def test_credentials_that_may_only_read_are_refused_for_writing(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ):
     server = request.getfixturevalue("s3_server")
-    for name, value in (server.env | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "reader-secret"}).items():
+    for name, value in (
+        server.env | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "reader-secret"}
+    ).items():
         monkeypatch.setenv(name, value)
     backend = open_backend(f"{server.url}/read-only", s3_endpoint_url=server.endpoint)
     with pytest.raises(StoreRefusedError, match=r"s3://checkpoints/read-only/.*AccessDenied.*credentials"):

@@ -86,7 +86,9 @@ def test_a_holder_that_renews_keeps_the_lineage(place: Place):
     waiting = Waiting()
     waiting.meanwhile = lambda: holder.renew() if waiting.seconds == 5 else None
     lineage = lineage_of(place)
-    with pytest.raises(HeldError, match=r"'train'.*process 4711 on host-b \(epoch 1\).*--take-over") as caught:
+    with pytest.raises(
+        HeldError, match=r"'train'.*process 4711 on host-b \(epoch 1\).*--take-over"
+    ) as caught:
         acquire(lineage, wait=waiting)
     assert caught.value.exit_code == 79
     assert waiting.seconds == 5

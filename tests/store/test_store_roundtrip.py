@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from storekit import (
 from ckptrun.core.model import PAGE_SIZE, BytesSource, Exit, ImageStream, MemoryRuns, RunState
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.store import chunks
+from ckptrun.store import writer as writers
 from ckptrun.store.repository import Keep, KeySource, Lineage, list_lineages, open_backend
 
 if TYPE_CHECKING:
@@ -127,9 +129,7 @@ def test_progress_reaches_the_whole(directory: Place):
 
 
 def test_content_larger_than_a_pack_spans_packs(directory: Place, monkeypatch: pytest.MonkeyPatch):
-    import ckptrun.store.writer as module
-
-    monkeypatch.setattr(module, "Packer", _small_packs(module.Packer))
+    monkeypatch.setattr(writers, "Packer", _small_packs(writers.Packer))
     what = snapshot("c1", memory("pages-1.img", noise_pages(5, 400)), image("a.img", noise(3_000_000)))
     lineage = Lineage(directory.open(), "train", None)
     stored = lineage.load(commit(acquire(lineage), what))
@@ -142,8 +142,6 @@ def _small_packs(packer: type) -> object:
 
 
 def test_an_early_end_of_reading_leaves_no_thread_behind(directory: Place):
-    import threading
-
     lineage = Lineage(directory.open(), "train", None)
     stored = lineage.load(commit(acquire(lineage), snapshot("c1", image("a.img", noise(30_000_000)))))
     before = threading.active_count()
@@ -212,7 +210,9 @@ def test_cutting_covers_each_page_once_and_can_be_undone(layout: MemoryRuns):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layout=runs(), size=st.integers(0, 3_000_000), seed=st.integers(0, 99), zeros=st.booleans())
-def test_any_layout_and_size_comes_back(directory: Place, layout: MemoryRuns, size: int, seed: int, zeros: bool):
+def test_any_layout_and_size_comes_back(
+    directory: Place, layout: MemoryRuns, size: int, seed: int, zeros: bool
+):
     bytes_of = bytes if zeros else noise
     pages = ImageStream("pages-1.img", BytesSource(bytes_of(sum(layout.lengths) * PAGE_SIZE)), layout)
     what = snapshot("c1", pages, image("a.img", noise(size, seed)), files=[("f-1", noise(size // 2, seed))])
@@ -228,7 +228,9 @@ def test_any_layout_and_size_comes_back(directory: Place, layout: MemoryRuns, si
     ("starts", "lengths"),
     [([50, 10], [3, 3]), ([10, 11], [3, 3]), ([10, 20], [3, 30]), ([10], [3]), ([10, 20], [6, 0])],
 )
-def test_a_layout_that_makes_no_sense_is_stored_all_the_same(directory: Place, starts: list[int], lengths: list[int]):
+def test_a_layout_that_makes_no_sense_is_stored_all_the_same(
+    directory: Place, starts: list[int], lengths: list[int]
+):
     layout = MemoryRuns("mm-1", array("Q", starts), array("Q", lengths))
     what = snapshot("c1", ImageStream("pages-1.img", BytesSource(noise(6 * PAGE_SIZE)), layout))
     lineage = Lineage(directory.open(), "train", None)

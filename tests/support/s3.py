@@ -15,12 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,9 @@ class S3Server:
         reader = {"accessKey": "reader", "secretKey": "reader-secret"}
         readonly = {"name": "reader", "credentials": [reader], "actions": ["Read", "List"]}
         config.write_text(json.dumps({"identities": [identity, readonly]}))
-        flags = [f"-{name.split('.')[0]}.port{'.grpc' if 'grpc' in name else ''}={p}" for name, p in ports.items()]
+        flags = [
+            f"-{name.split('.')[0]}.port{'.grpc' if 'grpc' in name else ''}={p}" for name, p in ports.items()
+        ]
         command = [
             weed(),
             "server",
@@ -85,8 +88,12 @@ class S3Server:
             *flags,
         ]
         with (self._folder / "weed.log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: PLW1509 - one prctl, and no threads yet that could matter
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, resolved before
             )
         try:
             self._make_bucket()
@@ -95,7 +102,9 @@ class S3Server:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -116,10 +125,6 @@ class S3Server:
         self._process.send_signal(signal.SIGCONT)
 
     def _make_bucket(self) -> None:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-
         session = boto3.session.Session("tester", "tester-secret", region_name="us-east-1")
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5)
         client = session.client("s3", endpoint_url=self.endpoint, config=config)
@@ -129,9 +134,13 @@ class S3Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server does not start:\n{self._log()}")
             try:
-                with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                with contextlib.suppress(
+                    client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou
+                ):
                     client.create_bucket(Bucket=BUCKET)
-                client.put_object(Bucket=BUCKET, Key="ready", Body=b"1")  # needs a volume: the last thing to work
+                client.put_object(
+                    Bucket=BUCKET, Key="ready", Body=b"1"
+                )  # needs a volume: the last thing to work
                 client.delete_object(Bucket=BUCKET, Key="ready")
             except (BotoCoreError, ClientError):
                 time.sleep(0.2)
