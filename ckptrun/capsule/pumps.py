@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import select
+import signal
 import struct
 import termios
 import threading
@@ -21,7 +22,11 @@ from ckptrun.errors import RestoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptrun.capsule.terminal import Terminal
+
 _CHUNK = 65536
+_BACKGROUND_MILLISECONDS = 200
+"""How often a run in the background looks whether it was brought to the foreground."""
 KEPT_INPUT_LIMIT = 64 << 20
 """Bytes of standard input kept for replay at most."""
 
@@ -264,12 +269,29 @@ class Input:
 
 
 class Keys:
-    """Key presses from our terminal to the relay; never replayed. `interrupted` is told of Ctrl-C and Ctrl-\\."""
+    """Key presses from our terminal to the relay; never replayed.
 
-    def __init__(self, source: int, writer: int, interrupted: Callable[[], None]) -> None:
-        self._interrupted = interrupted
-        self._source = source
+    In the background nothing is read: the keys are the shell's, and reading would stop this process.
+
+    Args:
+        terminal: whose `source` is read.
+        writer: the relay's pipe.
+        interrupted: told of Ctrl-C and Ctrl-\\.
+        returned: told that the terminal is ours and not in raw mode: a shell's ``fg`` says nothing to a
+            process that was not stopped.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        writer: int,
+        interrupted: Callable[[], None],
+        returned: Callable[[], None],
+    ) -> None:
+        self._terminal = terminal
         self._writer = writer
+        self._interrupted = interrupted
+        self._returned = returned
         self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
         self._thread.start()
@@ -282,14 +304,32 @@ class Keys:
             os.close(fd)
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._source, select.POLLIN)
-        poll.register(self._stop[0], select.POLLIN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN})  # a read that comes too late fails instead
         with contextlib.suppress(OSError):
-            while all(fd != self._stop[0] for fd, _ in poll.poll()):
-                data = os.read(self._source, _CHUNK)
-                if not data:
-                    return
+            while (data := self._next()) is not None:
                 if b"\x03" in data or b"\x1c" in data:
                     self._interrupted()
                 os.write(self._writer, data)
+
+    def _next(self) -> bytes | None:
+        """Return keys, perhaps none, once there is something to do; None at the end."""
+        terminal = self._terminal
+        assert terminal.source is not None
+        mine = terminal.in_foreground()
+        if mine and not terminal.raw:
+            self._returned()
+        poll = select.poll()
+        poll.register(self._stop[0], select.POLLIN)
+        if mine:
+            poll.register(terminal.source, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if mine and terminal.raw else _BACKGROUND_MILLISECONDS)]
+        if self._stop[0] in ready:
+            return None
+        if not ready:
+            return b""
+        try:
+            return os.read(terminal.source, _CHUNK) or None
+        except OSError as error:
+            if error.errno == errno.EIO and not terminal.in_foreground():
+                return b""
+            raise

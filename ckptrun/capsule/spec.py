@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule.helper import HIDDEN, Helper
@@ -64,7 +65,7 @@ class CapsuleSpec:
             steps.append(("clock", *_split(self.offsets.monotonic), *_split(self.offsets.boottime)))
         steps += [
             ("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-            ("mount", "tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"),
+            ("mount", "tmpfs", str(PurePath(HIDDEN).parent), "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"),
             ("mkdir", HIDDEN, 0o755),
             ("mkdir", f"{HIDDEN}/bin", 0o755),
             ("copy", self.helper.path, self.helper.inside_path, 0o755),
@@ -115,7 +116,7 @@ class Program:
     umask: int | None = None
 
     def words(self) -> list[bytes]:
-        """Return the specification as the helper reads it: key, value, key, value, …"""
+        """Return the specification as the helper reads it: key, value, and so on."""
         pairs: list[tuple[str, object]] = [("arg", word) for word in self.argv]
         pairs += [("env", os.fsencode(k) + b"=" + os.fsencode(v)) for k, v in self.env.items()]
         pairs += [("fd", target) for target in self.fds]

@@ -34,12 +34,20 @@ class Terminal:
         """Whether lines need a carriage return now."""
         return self._saved is not None
 
+    def in_foreground(self) -> bool:
+        """Tell whether the terminal's keys are ours."""
+        if self.source is None:
+            return False
+        with contextlib.suppress(OSError):
+            return os.tcgetpgrp(self.source) == os.getpgrp()
+        return False
+
     def enter(self) -> None:
         """Pass every key through: the job's own terminal interprets them. Only in the foreground."""
         if self.source is None or self._saved is not None:
             return
         with contextlib.suppress(termios.error, OSError):
-            if os.tcgetpgrp(self.source) == os.getpgrp():
+            if self.in_foreground():
                 self._saved = list(termios.tcgetattr(self.source))
                 tty.setraw(self.source, termios.TCSADRAIN)
 

@@ -11,14 +11,13 @@ import contextlib
 import os
 import re
 import shutil
-import socket
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.criu import probe, remedies
-from ckptrun.criu.stream import Capture, Serve, listen
+from ckptrun.criu.postdump import ACTION_SOCKET, PostDump
+from ckptrun.criu.stream import Capture, Serve
 from ckptrun.errors import DumpError, RestoreError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from ckptrun.criu.program import Criu
     from ckptrun.criu.staging import Extents, Slot
 
-ACTION_SOCKET = "action.sock"
 LOG_LEVEL = "-v3"
 COLLECT_SECONDS = 30
 """CRIU's --timeout: for collecting the tree; 10 s by default is too little for thousands of processes."""
@@ -145,7 +143,7 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     with contextlib.ExitStack() as stack:
         capture = Capture(place.folder, request.slot)
         stack.callback(capture.close)
-        action = _PostDump(place.folder, capture, request)
+        action = PostDump(place.folder, capture, request)
         stack.callback(action.close)
         capture.start()
         action.start()
@@ -163,13 +161,14 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     raise _dump_error(place, code, action, request)
 
 
-def _wait_for_dump(process: Process, action: _PostDump, dead: Callable[[], bool]) -> int | None:
+def _wait_for_dump(process: Process, action: PostDump, dead: Callable[[], bool]) -> int | None:
     """Wait for CRIU. Past the deadline it is refused and cut off, so that it fails and thaws; then it is killed.
 
     If the job dies there is nothing left to thaw: CRIU is killed, so that the death is noticed at once.
 
-    The kernel lets the tasks of a killed tracer go, and CRIU's code in them takes itself out when its socket closes. But
-    in the milliseconds in which CRIU enters a task that task may die of SIGTRAP: then the job has failed, and is restored.
+    The kernel lets the tasks of a killed tracer go, and CRIU's code in them takes itself out when its socket closes.
+    But in the milliseconds in which CRIU enters a task, that task may die of SIGTRAP: the job has failed, and is
+    restored.
     """
     while (left := action.deadline() - time.monotonic()) > 0:
         code = process.wait(min(left, WATCH_SECONDS))
@@ -192,7 +191,7 @@ def _end(process: Process) -> int | None:
 
 
 def _frozen_seconds(log: Path, otherwise: float) -> float:
-    """Return the time between the first task's stop and the thaw, by CRIU's log (in stream mode it keeps no statistics)."""
+    """Return the time from the first task's stop to the thaw, by CRIU's log: with --stream it has no statistics."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -205,7 +204,7 @@ _SEIZED = re.compile(r"^\((\d+\.\d+)\) Seized task ", re.MULTILINE)
 _UNFREEZING = re.compile(r"^\((\d+\.\d+)\) Unfreezing tasks ", re.MULTILINE)
 
 
-def _dump_error(place: Place, code: int | None, action: _PostDump, request: DumpRequest) -> DumpError:
+def _dump_error(place: Place, code: int | None, action: PostDump, request: DumpRequest) -> DumpError:
     if action.late:
         return DumpError(
             f"the checkpoint kept the job stopped for more than {request.max_freeze:g} s and was given up",
@@ -230,96 +229,6 @@ def _ended(code: int | None) -> str:
     if code is None:
         return "CRIU did not end"
     return f"CRIU was killed by signal {-code}" if code < 0 else f"CRIU failed with {code}"
-
-
-class _PostDump:
-    """Answers CRIU's post-dump action: yes, when all is read and the caller's work inside the freeze is done."""
-
-    def __init__(self, folder: Path, capture: Capture, request: DumpRequest) -> None:
-        self.granted = False
-        self.late = False
-        self._failure: Exception | None = None
-        self._capture = capture
-        self._request = request
-        self._started = time.monotonic()
-        self._reading = True
-        self._lock = threading.Lock()
-        self._answered = False
-        self._connection: socket.socket | None = None
-        self._listener = listen(
-            folder / ACTION_SOCKET, 0o666
-        )  # the folder is private; the action may be the job's user
-        self._thread = threading.Thread(target=self._run, name="post-dump", daemon=True)
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong on this side."""
-        return self._failure or self._capture.error
-
-    def deadline(self) -> float:
-        """Return until when the job may be stopped, as far as it is known yet."""
-        begun = self._capture.connected or self._started
-        return begun + self._request.max_freeze + (0.0 if self._reading else self._request.hold)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def refuse(self) -> None:
-        """Say no, now or when asked, and break CRIU's pipes: the time is up."""
-        if self._answer(b"n"):
-            self.late = True
-        self._capture.close()
-
-    def close(self) -> None:
-        """Return when nothing of the caller's runs any more."""
-        self._answer(b"n")
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        if self._thread.ident is not None:
-            self._thread.join()
-        self._listener.close()
-
-    def _run(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        with connection:
-            connection.recv(64)  # closing with something unread would take the answer back
-            with self._lock:
-                self._connection, refused = connection, self._answered
-            if refused:
-                _send(connection, b"n")
-            else:
-                self._answer(b"y" if self._grant() else b"n")
-
-    def _answer(self, letter: bytes) -> bool:
-        """Give the one answer; False if it was given before."""
-        with self._lock:
-            if self._answered:
-                return False
-            self._answered = True
-            if self._connection is not None:
-                self.granted = _send(self._connection, letter) and letter == b"y"
-            return True
-
-    def _grant(self) -> bool:
-        try:
-            if not self._capture.wait(max(self.deadline() - time.monotonic(), 0.0)):
-                self.late = self.deadline() <= time.monotonic()
-                return False
-            self._reading = False
-            self._request.frozen(self._capture.images)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the job must be thawed
-            self._failure = error
-            return False
-        return True
-
-
-def _send(connection: socket.socket, letter: bytes) -> bool:
-    with contextlib.suppress(OSError):
-        return connection.send(letter) == 1
-    return False
 
 
 @dataclass(frozen=True, slots=True)

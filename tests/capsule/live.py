@@ -60,6 +60,11 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE, what:
         time.sleep(0.005)
 
 
+def descriptors() -> int:
+    """Return how many descriptors this process holds."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def marked(mark: str) -> list[int]:
     """Return the PIDs, anywhere on this machine, whose environment carries `mark`."""
     found = []
@@ -224,7 +229,9 @@ class Job(Box):
         writer = self._output()
         last_pid = reader().last_pid(images)
         try:
-            request = engine.RestoreRequest(reader().for_restore(images), last_pid, {was.pipe: writer} | dict(inherit or {}))
+            request = engine.RestoreRequest(
+                reader().for_restore(images), last_pid, {was.pipe: writer} | dict(inherit or {})
+            )
             engine.restore(self.place(unprivileged=unprivileged), request, self.spawn_criu(), 60.0)
         finally:
             os.close(writer)

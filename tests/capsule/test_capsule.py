@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from live import MARK, PYTHON, marked, wait_until
+from live import MARK, PYTHON, descriptors, marked, wait_until
 
 from ckptrun.capsule.capsule import Callbacks, Capsule
 from ckptrun.capsule.helper import HIDDEN, Helper, find
@@ -35,7 +35,9 @@ def refusal(capsule: Capsule, kind: type[Exception] = MissingFeatureError) -> st
     with pytest.raises(kind) as caught:
         capsule.start()
     assert time.monotonic() - started < 5
-    wait_until(lambda: {child.pid for child in psutil.Process().children()} <= children, what="init is reaped")
+    wait_until(
+        lambda: {child.pid for child in psutil.Process().children()} <= children, what="init is reaped"
+    )
     return str(caught.value)
 
 
@@ -46,7 +48,8 @@ def quiet() -> Callbacks:
 def test_an_ended_capsule_leaves_no_process_and_says_so_once(machine: Machine):
     box = machine.box()
     mark = uuid.uuid4().hex
-    box.capsule.spawn(Program([SH, "-c", "setsid sleep 100 & sleep 100"], {MARK: mark, "PATH": os.environ["PATH"]}, "/"))
+    environment = {MARK: mark, "PATH": os.environ["PATH"]}
+    box.capsule.spawn(Program([SH, "-c", "setsid sleep 100 & sleep 100"], environment, "/"))
     wait_until(lambda: len(marked(mark)) == 3)
     box.capsule.destroy()
     assert marked(mark) == []
@@ -72,7 +75,7 @@ def test_a_mount_that_fails_is_named(machine: Machine):
     assert f"mount {HIDDEN}/tmp: No such file or directory" in message
 
 
-def test_a_helper_that_is_gone_when_the_capsule_copies_it_is_named(machine: Machine):
+def test_a_helper_that_is_gone_when_the_capsule_copies_it_is_named():
     class Vanishing(CapsuleSpec):
         def words(self) -> list[bytes]:
             words = super().words()
@@ -87,7 +90,7 @@ def test_a_helper_that_is_not_installed_is_named(tmp_path: Path):
         find(str(tmp_path / "ckptrun-stub"))
 
 
-def test_a_namespace_the_kernel_refuses_is_a_missing_permission(machine: Machine):
+def test_a_namespace_the_kernel_refuses_is_a_missing_permission():
     spec = CapsuleSpec(find(), {}, user_namespace=(4_000_000_000, 0))
     assert "userns" in refusal(Capsule(spec, quiet()), PermissionMissingError)
 
@@ -129,14 +132,17 @@ def test_a_program_ended_with_its_capsule_reports_sigkill(machine: Machine):
 def test_killing_a_program_ends_what_it_started_too(machine: Machine):
     box = machine.box()
     mark = uuid.uuid4().hex
-    running = box.capsule.spawn(Program([SH, "-c", "sleep 100 & exit 3"], {MARK: mark, "PATH": os.environ["PATH"]}, "/"))
+    environment = {MARK: mark, "PATH": os.environ["PATH"]}
+    running = box.capsule.spawn(Program([SH, "-c", "sleep 100 & exit 3"], environment, "/"))
     assert running.wait(5) == 3
     assert len(marked(mark)) == 1
     running.kill()
     wait_until(lambda: marked(mark) == [])
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -TERM $$", -15), ("kill -KILL $$", -9), (":", 0)])
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 7", 7), ("kill -TERM $$", -15), ("kill -KILL $$", -9), (":", 0)]
+)
 def test_a_program_ends_with_its_own_status(machine: Machine, script: str, code: int):
     assert machine.box().run([SH, "-c", script])[0] == code
 
@@ -176,7 +182,9 @@ def test_descriptors_arrive_at_the_numbers_asked_for_however_they_are_crossed(ma
     reader, writer = os.pipe()
     crossed = {number: files[23 - number] for number in files}
     box = machine.box()
-    running = box.capsule.spawn(Program([sys.executable, "-c", code], {}, "/", {1: writer, 2: writer} | crossed))
+    running = box.capsule.spawn(
+        Program([sys.executable, "-c", code], {}, "/", {1: writer, 2: writer} | crossed)
+    )
     os.close(writer)
     with os.fdopen(reader) as file:
         assert file.read().strip() == str([str(23 - number) for number in files])
@@ -185,7 +193,9 @@ def test_descriptors_arrive_at_the_numbers_asked_for_however_they_are_crossed(ma
         os.close(fd)
 
 
-URING = "import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.syscall(425, 8, None), ctypes.get_errno())"
+URING = (
+    "import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.syscall(425, 8, None), ctypes.get_errno())"
+)
 
 
 def test_io_uring_is_answered_enosys_when_denied_and_reaches_the_kernel_when_not(machine: Machine):
@@ -230,12 +240,11 @@ time.sleep(100)
 """
 
 
-def test_no_process_survives_the_supervisors_sigkill():
+def test_no_process_survives_the_supervisors_sigkill(scratch: Path):
     mark = uuid.uuid4().hex
     code = SUPERVISOR.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parent)])
-    supervisor = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {MARK: mark}, stdout=subprocess.PIPE
-    )
+    environment = os.environ | {MARK: mark, "TMPDIR": str(scratch)}
+    supervisor = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
     assert supervisor.stdout
     assert supervisor.stdout.readline() == b"up\n"
     wait_until(lambda: len(marked(mark)) >= 6, what="supervisor, init, root, sh, 3 sleeps")
@@ -247,7 +256,7 @@ def test_no_process_survives_the_supervisors_sigkill():
 
 def test_capsules_leak_neither_descriptors_nor_threads_nor_zombies(machine: Machine):
     def held() -> tuple[int, int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), len(psutil.Process().children())
+        return descriptors(), threading.active_count(), len(psutil.Process().children())
 
     machine.box().capsule.destroy()
     before = held()

@@ -25,7 +25,8 @@ def ended(job: Job) -> int:
 
 
 @pytest.mark.parametrize(
-    ("script", "code"), [("exit 0", 0), ("exit 41", 41), ("kill -TERM $$", -15), ("kill -KILL $$", -9), ("kill -SEGV $$", -11)]
+    ("script", "code"),
+    [("exit 0", 0), ("exit 41", 41), ("kill -TERM $$", -15), ("kill -KILL $$", -9), ("kill -SEGV $$", -11)],
 )
 def test_it_ends_as_the_job_ended(machine: Machine, script: str, code: int):
     assert ended(machine.job([SH, "-c", script])) == code

@@ -1,4 +1,6 @@
-"""Dump and restore a threaded Python job, as the one who runs this: `python as_whom.py FOLDER`. Prints "fine"."""
+"""Dump and restore a threaded Python job, as the one who runs this. Prints "fine"."""
+
+# ruff: noqa: E402 - where the modules are found must be said before they are imported
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 
 import time
 
-from live import COUNTER, PYTHON, Machine, reader
+from live import COUNTER, PYTHON, Job, Machine, reader
 
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.model import BytesSource
 
-THREADED = "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,), daemon=True).start()\n" + COUNTER
+THREADED = (
+    "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,), daemon=True).start()\n"
+    + COUNTER
+)
 
 
 def main() -> None:
@@ -28,15 +33,23 @@ def main() -> None:
         base = 0
         for _ in range(2):
             clocks: list[tuple[int, float]] = []
+            instants: list[int] = []
 
-            def frozen(_: object, job: object = job, clocks: list[tuple[int, float]] = clocks, base: int = base) -> None:
+            def frozen(
+                _: object,
+                job: Job = job,
+                clocks: list[tuple[int, float]] = clocks,
+                instants: list[int] = instants,
+                base: int = base,
+            ) -> None:
                 time.sleep(0.05)
-                clocks.append(job.out.ticks()[-1])  # type: ignore[attr-defined]
+                clocks.append(job.out.ticks()[-1])
                 instants.append(time.clock_gettime_ns(time.CLOCK_MONOTONIC) + base)
 
-            instants: list[int] = []
             result = job.dump(machine.slot(), frozen, unprivileged=True)
-            images = {name: BytesSource(b"".join(map(bytes, e.pieces()))) for name, e in result.images.items()}
+            images = {
+                name: BytesSource(b"".join(map(bytes, e.pieces()))) for name, e in result.images.items()
+            }
             assert reader().last_pid(images) >= 1001
             job.capsule.destroy()
             time.sleep(1.0)

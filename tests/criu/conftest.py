@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,3 +23,10 @@ def machine() -> Iterator[Machine]:
     machine = Machine()
     yield machine
     machine.close()
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Return a folder with a short path (sockets lie there) for a process that will not tidy up."""
+    with tempfile.TemporaryDirectory(prefix="cr-") as name:
+        yield Path(name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from live import COUNTER, MARK, Job, marked, wait_until
+from live import COUNTER, MARK, Job, descriptors, marked, wait_until
 
 from ckptrun.criu import engine, stream
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import select
+    from collections.abc import Mapping, Sequence
 
     from live import Machine
 
@@ -40,7 +41,7 @@ def counting(machine: Machine, code: str = COUNTER) -> Job:
 
 def longest_pause(job: Job) -> float:
     clocks = [clock for _, clock in job.out.ticks()]
-    return max(b - a for a, b in zip(clocks, clocks[1:], strict=False))
+    return max(b - a for a, b in itertools.pairwise(clocks))
 
 
 def unharmed(job: Job, slot: Slot) -> None:
@@ -48,7 +49,9 @@ def unharmed(job: Job, slot: Slot) -> None:
     job.out.goes_on()
     numbers = [number for number, _ in job.out.ticks()]
     assert numbers == list(range(1, len(numbers) + 1))
-    wait_until(lambda: len(job.capsule.host_pids()) == len(job.capsule.job_pids()), 5, "CRIU's processes are gone")
+    wait_until(
+        lambda: len(job.capsule.host_pids()) == len(job.capsule.job_pids()), 5, "CRIU's processes are gone"
+    )
     for pid in job.capsule.job_pids():
         status = Path(f"/proc/{pid}/status").read_text()
         assert "TracerPid:\t0\n" in status
@@ -220,9 +223,9 @@ def test_a_criu_that_hangs_is_killed_and_the_job_runs_on(machine: Machine, monke
 
     def stuck(_: Mapping[str, Extents]) -> None:
         strike(job, criu[0], signal.SIGSTOP)
-        time.sleep(0.2)
+        time.sleep(1.0)
 
-    assert "for more than 0.5 s" in failure(job, slot, spawn=spawn, frozen=stuck, max_freeze=0.5) or True
+    assert "for more than 0.5 s" in failure(job, slot, spawn=spawn, frozen=stuck, max_freeze=0.5)
     assert longest_pause(job) < 3
     unharmed(job, slot)
 
@@ -282,10 +285,10 @@ def test_twenty_cycles_leak_neither_descriptors_nor_threads(machine: Machine):
     job, slot = counting(machine), machine.slot()
 
     def held() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+        return descriptors(), threading.active_count()
 
     def inits() -> int:
-        return len(os.listdir(f"/proc/{job.capsule.init_pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{job.capsule.init_pid}/fd").iterdir())
 
     job.dump(slot)
     before = held(), inits()
@@ -311,12 +314,11 @@ job.dump(machine.slot(), frozen, max_freeze=100)
 """
 
 
-def test_a_supervisor_killed_while_the_job_is_frozen_leaves_nothing():
+def test_a_supervisor_killed_while_the_job_is_frozen_leaves_nothing(scratch: Path):
     mark = uuid.uuid4().hex
     code = FROZEN.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "capsule")])
-    supervisor = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {MARK: mark}, stdout=subprocess.PIPE
-    )
+    environment = os.environ | {MARK: mark, "TMPDIR": str(scratch)}
+    supervisor = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
     assert supervisor.stdout
     assert supervisor.stdout.readline() == b"frozen\n"
     supervisor.kill()
@@ -375,7 +377,7 @@ def test_an_image_thawed_before_it_is_read_would_be_torn(machine: Machine, monke
     capacity = slot.capacity
     job.out.find("pass")
 
-    def no_wait(capture: stream.Capture, _timeout: float) -> bool:
+    def no_wait(_capture: stream.Capture, _timeout: float) -> bool:
         return True
 
     def little_by_little(capture: stream.Capture, fd: int) -> bool:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from live import COUNTER, Job, reader, wait_until
+from live import COUNTER, Job, descriptors, reader, wait_until
 
 from ckptrun.core.model import BytesSource
 from ckptrun.criu import engine
 from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from live import Machine
 
@@ -119,7 +119,9 @@ def test_a_daemon_that_a_restore_puts_outside_the_tree_is_named(machine: Machine
     was, images = dumped(machine, DAEMON.replace("SETSID", "os.setsid()"))
     job = restored(machine, was, images)
     job.out.goes_on()
-    assert job.capsule.strays() == [1003], "CRIU restores it as init's child, so that no later dump would hold it"
+    assert job.capsule.strays() == [1003], (
+        "CRIU restores it as init's child, so that no later dump would hold it"
+    )
 
 
 def test_a_restored_job_ends_with_its_own_status_and_takes_signals(machine: Machine):
@@ -144,7 +146,7 @@ def test_a_restore_leaks_neither_descriptors_nor_threads(machine: Machine):
         job.capsule.destroy()
         wait_until(job.out.ended.is_set)
         time.sleep(0.05)
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), len(psutil.Process().children())
+        return descriptors(), threading.active_count(), len(psutil.Process().children())
 
     first = cycle()
     assert [cycle() for _ in range(4)] == [first] * 4
@@ -182,7 +184,7 @@ def test_a_missing_image_is_a_restore_error(machine: Machine):
 
 def test_a_source_that_fails_half_way_is_the_reason_given(machine: Machine):
     class Failing(BytesSource):
-        def pieces(self):
+        def pieces(self) -> Iterator[memoryview]:
             yield memoryview(self.data)[: len(self.data) // 2]
             raise OSError("chunk 7 does not authenticate")
 
@@ -193,11 +195,9 @@ def test_a_source_that_fails_half_way_is_the_reason_given(machine: Machine):
         machine.job().restore(images, was)
 
 
-def test_a_source_that_never_answers_is_given_up_after_the_timeout(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_source_that_never_answers_is_given_up_after_the_timeout(machine: Machine):
     class Silent(BytesSource):
-        def pieces(self):
+        def pieces(self) -> Iterator[memoryview]:
             yield memoryview(self.data)[:4096]
             released.wait(5.0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from live import wait_until
+from live import descriptors, wait_until
 
 from ckptrun.core.model import BytesSource
 from ckptrun.criu.staging import MIB, Slot
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cr-") as name:
         yield Path(name)
-
-
-def fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 class Dumping:
@@ -57,7 +53,7 @@ class Dumping:
 
 
 def test_images_are_whole_when_the_last_one_and_every_other_has_ended(folder: Path):
-    before = fds()
+    before = descriptors()
     capture = Capture(folder, Slot(8 * MIB))
     capture.start()
     criu = Dumping(folder)
@@ -75,7 +71,7 @@ def test_images_are_whole_when_the_last_one_and_every_other_has_ended(folder: Pa
     }
     criu.socket.close()
     capture.close()
-    assert fds() == before
+    assert descriptors() == before
 
 
 def test_a_criu_that_goes_before_the_last_image_gives_nothing(folder: Path):
@@ -116,9 +112,9 @@ def test_closing_again_touches_no_descriptor_of_anyone_else(folder: Path):
 
 
 def test_a_capture_that_was_never_started_closes_everything(folder: Path):
-    before = fds()
+    before = descriptors()
     Capture(folder, Slot(MIB)).close()
-    assert fds() == before
+    assert descriptors() == before
 
 
 def test_a_criu_stuck_in_the_middle_of_a_message_does_not_hold_a_close_up(folder: Path):
@@ -135,14 +131,18 @@ def test_a_criu_stuck_in_the_middle_of_a_message_does_not_hold_a_close_up(folder
     criu.socket.close()
 
 
+def fill(writer: int) -> None:
+    while True:
+        os.write(writer, bytes(4096))
+
+
 def test_a_slot_that_overflows_is_told_and_breaks_the_pipes(folder: Path):
     capture = Capture(folder, Slot(16 * 1024))
     capture.start()
     criu = Dumping(folder)
     writer = criu.open("pages-1.img")
     with pytest.raises(BrokenPipeError):
-        while True:
-            os.write(writer, bytes(4096))
+        fill(writer)
     os.close(writer)
     assert "larger than staging" in str(capture.error)
     capture.close()
@@ -175,7 +175,7 @@ def content_of(reader: int | None) -> bytes | None:
 
 
 def test_images_are_served_by_name_empty_ones_too_and_missing_ones_are_denied(folder: Path):
-    before = fds()
+    before = descriptors()
     big = os.urandom(5 * MIB)
     images = {"pages-1.img": big, "empty.img": b"", "core-1.img": b"core"}
     serve = Serve(folder, {name: BytesSource(content) for name, content in images.items()})
@@ -187,11 +187,11 @@ def test_images_are_served_by_name_empty_ones_too_and_missing_ones_are_denied(fo
     criu.socket.close()
     serve.close()
     assert serve.error is None
-    assert fds() == before
+    assert descriptors() == before
 
 
 def test_serving_ends_when_told_though_nobody_reads(folder: Path):
-    before = fds()
+    before = descriptors()
     serve = Serve(folder, {"pages-1.img": BytesSource(bytes(8 * MIB))})
     serve.start()
     criu = Restoring(folder)
@@ -203,7 +203,7 @@ def test_serving_ends_when_told_though_nobody_reads(folder: Path):
     assert not closer.is_alive()
     os.close(reader)
     criu.socket.close()
-    assert fds() == before
+    assert descriptors() == before
 
 
 def test_serving_ends_when_told_though_criu_never_came(folder: Path):

@@ -26,11 +26,16 @@ def test_an_ordinary_users_job_is_restored_twice_and_its_clock_goes_on(tmp_path:
     os.chown(tmp_path, UID, UID)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
+    as_user = [
+        sys.executable,
+        str(HERE.parent / "support" / "as_user.py"),
+        str(UID),
+        str(UID),
+        str(tmp_path),
+        "--",
+    ]
     done = subprocess.run(
-        [
-            sys.executable, str(HERE.parent / "support" / "as_user.py"), str(UID), str(UID), str(tmp_path),
-            "--", sys.executable, str(HERE / "as_whom.py"),
-        ],  # fmt: skip
+        [*as_user, sys.executable, str(HERE / "as_whom.py")],
         capture_output=True,
         text=True,
         timeout=60,
