@@ -269,7 +269,7 @@ class Input:
 
 
 class Keys:
-    """Key presses from our terminal to the relay; never replayed.
+    r"""Key presses from our terminal to the relay; never replayed.
 
     In the background nothing is read: the keys are the shell's, and reading would stop this process.
 
@@ -309,7 +309,8 @@ class Keys:
             while (data := self._next()) is not None:
                 if b"\x03" in data or b"\x1c" in data:
                     self._interrupted()
-                os.write(self._writer, data)
+                if data:
+                    os.write(self._writer, data)
 
     def _next(self) -> bytes | None:
         """Return keys, perhaps none, once there is something to do; None at the end."""

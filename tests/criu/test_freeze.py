@@ -144,6 +144,7 @@ def test_a_deadline_no_dump_can_meet(machine: Machine):
     unharmed(job, slot)
 
 
+@pytest.mark.slow
 def test_a_held_job_stays_stopped_until_it_is_let_go_or_the_hold_is_over(machine: Machine):
     job, slot = counting(machine), machine.slot()
     job.dump(slot, lambda _: time.sleep(0.6), max_freeze=0.3, hold=5.0)
@@ -362,6 +363,7 @@ def consistent(images: Mapping[str, Extents]) -> bool:
     return found == sorted(found, reverse=True) and max(found) - min(found) <= 1
 
 
+@pytest.mark.slow
 def test_every_image_is_one_instant(machine: Machine):
     job, slot = machine.job(TORN), machine.slot(128 << 20)
     job.out.find("pass")
@@ -371,6 +373,7 @@ def test_every_image_is_one_instant(machine: Machine):
         assert consistent(images)
 
 
+@pytest.mark.slow
 def test_an_image_thawed_before_it_is_read_would_be_torn(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     """Prove that the test above can fail: without the wait, and with a slow reader, it does."""
     job, slot = machine.job(TORN), machine.slot(128 << 20)

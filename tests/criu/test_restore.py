@@ -195,6 +195,7 @@ def test_a_source_that_fails_half_way_is_the_reason_given(machine: Machine):
         machine.job().restore(images, was)
 
 
+@pytest.mark.slow
 def test_a_source_that_never_answers_is_given_up_after_the_timeout(machine: Machine):
     class Silent(BytesSource):
         def pieces(self) -> Iterator[memoryview]:

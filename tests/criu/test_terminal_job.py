@@ -7,6 +7,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from live import COUNTER, PYTHON, Job, Lines, reader, wait_until
 
 from ckptrun.capsule.capsule import ROOT_PID
@@ -111,6 +112,7 @@ def use(box: Screen, columns: int) -> None:
     box.out.goes_on()
 
 
+@pytest.mark.slow
 def test_a_job_that_holds_dev_tty_is_restored_with_a_terminal_that_works(machine: Machine):
     box = on_terminal(machine)
     box.out.find("size 80 24")
@@ -154,6 +156,7 @@ def test_all_output_comes_through_when_the_job_ends_right_after_it(machine: Mach
     assert [line for line in box.out.all if line] == [f"line {n}" for n in range(5000)]
 
 
+@pytest.mark.slow
 def test_a_background_process_that_keeps_the_terminal_delays_the_end_by_two_seconds_at_most(machine: Machine):
     box = screen(machine)
     started = time.monotonic()

@@ -22,6 +22,7 @@ UID = 4710
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become others")
 
 
+@pytest.mark.slow
 def test_an_ordinary_users_job_is_restored_twice_and_its_clock_goes_on(tmp_path: Path):
     os.chown(tmp_path, UID, UID)
     for folder in (tmp_path, *tmp_path.parents[:2]):
