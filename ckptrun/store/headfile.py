@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -103,10 +104,21 @@ class Seen:
     def __init__(self, path: Path | None, uid: str) -> None:
         self._path = path
         self._uid = uid
+        self._lock = threading.Lock()
         self._value = self._load()
 
-    def check(self, head: Head | None, where: str) -> None:
+    @property
+    def newest(self) -> tuple[int, int]:
+        """Epoch and seq of the newest HEAD seen."""
+        return self._value
+
+    def check(self, head: Head | None, where: str, floor: tuple[int, int]) -> None:
         """Refuse a HEAD older than one seen before, and remember this one.
+
+        Args:
+            head: as read; None if there was none.
+            where: its address, for the message.
+            floor: what `newest` was before the reading began: this process may have written a newer one since.
 
         Raises:
             CorruptError: it is older, or gone. One fallen back to, which says so itself, is let through.
@@ -114,16 +126,17 @@ class Seen:
         if head is not None and head.warnings:
             return
         now = (0, 0) if head is None else (head.epoch, head.seq)
-        if now < self._value:  # a later epoch may have begun below the highest seq: after a damaged HEAD
+        if now < floor:  # a later epoch may have begun below the highest seq: after a damaged HEAD
             what = "is gone" if head is None else f"is older (epoch {now[0]}, checkpoint {now[1]})"
             raise CorruptError(
-                f"{where} {what} than the one this machine has seen (epoch {self._value[0]}, "
-                f"checkpoint {self._value[1]}): someone put an old copy in its place, or restored a backup",
+                f"{where} {what} than the one this machine has seen (epoch {floor[0]}, "
+                f"checkpoint {floor[1]}): someone put an old copy in its place, or restored a backup",
                 hint=f"if that was on purpose, remove {self._path}",
             )
-        if now != self._value:
-            self._value = now
-            self._save()
+        with self._lock:
+            if now > self._value:
+                self._value = now
+                self._save()
 
     def _load(self) -> tuple[int, int]:
         if self._path is None:

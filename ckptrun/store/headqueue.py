@@ -67,7 +67,7 @@ class HeadQueue:
                     self._found = self._own()
                     if self._found.head.commit != new.commit:
                         continue  # an earlier write of ours counted after all: build on that
-                self._seen.check(self._found.head, self._file.where)
+                self._seen.check(self._found.head, self._file.where, (0, 0))
                 return True
 
     def close(self) -> None:

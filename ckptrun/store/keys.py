@@ -77,7 +77,7 @@ def read_format(backend: Backend, lineage: str) -> Format | None:
         )
     uid, encryption = value.get("uid"), value.get("encryption")
     known = (version, value.get("cell_size")) == (VERSION, CELL_SIZE) and encryption in _ENCRYPTIONS
-    if not known or not isinstance(uid, str):
+    if value.pop("check", "") != _check(value) or not known or not isinstance(uid, str):
         raise CorruptError(f"{backend.where(name)} does not say what a lineage's FORMAT must")
     return Format(uid, encryption != "none")
 
@@ -94,7 +94,7 @@ def make_format(backend: Backend, lineage: str, *, encrypted: bool) -> Format:
         "encryption": "aes-256-gcm" if encrypted else "none",
     }
     with suppress(PreconditionError):  # someone else was first, or our own answer was lost
-        backend.put_if_absent(f"{lineage}/FORMAT", json.dumps(value, indent=1).encode() + b"\n")
+        backend.put_if_absent(f"{lineage}/FORMAT", _text(value))
     found = read_format(backend, lineage)
     if found is None:
         raise StoreRefusedError(f"{backend.where(lineage)}/FORMAT was written and cannot be read")
@@ -132,7 +132,7 @@ def open_seal(
     if create:
         wrapped = _wrap(os.urandom(KEY_SIZE), source, secret, identity)
         with suppress(PreconditionError):  # there is one: it decides
-            backend.put_if_absent(f"{lineage}/keys/0", json.dumps(wrapped, indent=1).encode() + b"\n")
+            backend.put_if_absent(f"{lineage}/keys/0", _text(wrapped))
     return KeyedSeal(identity, _unwrap(backend, lineage, source, secret, identity))
 
 
@@ -164,7 +164,7 @@ def _wrap(master: bytes, source: KeySource, secret: bytes, identity: str) -> dic
     if slot["kind"] == "scrypt":
         slot |= {"n": SCRYPT_N, "r": SCRYPT_R, "p": SCRYPT_P}
     slot["wrapped"] = AESGCM(_wrapping_key(slot, secret)).encrypt(nonce, master, identity.encode()).hex()
-    return slot | {"check": _check(slot)}
+    return slot
 
 
 def _unwrap(backend: Backend, lineage: str, source: KeySource, secret: bytes, identity: str) -> bytes:
@@ -191,8 +191,12 @@ def _unwrap(backend: Backend, lineage: str, source: KeySource, secret: bytes, id
     raise WrongKeyError(f"the {given} does not open lineage {lineage!r} in {backend.url}", hint=_GIVE_KEY)
 
 
-def _check(slot: dict[str, Any]) -> str:
-    return blake3(json.dumps(slot, sort_keys=True).encode()).hexdigest()
+def _check(value: dict[str, Any]) -> str:
+    return blake3(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _text(value: dict[str, Any]) -> bytes:
+    return json.dumps(value | {"check": _check(value)}, indent=1).encode() + b"\n"
 
 
 def _read_slot(backend: Backend, name: str) -> dict[str, Any]:

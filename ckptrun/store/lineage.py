@@ -187,8 +187,9 @@ class Lineage:
         return self._access
 
     def _read(self, access: Access) -> Found | None:
+        floor = access.seen.newest
         found = access.headfile.read()
-        access.seen.check(found.head if found else None, access.headfile.where)
+        access.seen.check(found.head if found else None, access.headfile.where, floor)
         return found
 
     def _free(
@@ -208,6 +209,11 @@ class Lineage:
     ) -> Found | None:
         """Write HEAD as its new owner; None if someone else was faster."""
         if found is None:
+            if next(self._backend.names(f"{self._name}/manifests"), None) is not None:
+                raise CorruptError(
+                    f"{access.headfile.where} is gone, and there are manifests that it must have named",
+                    hint="restore it from a backup of the store, or start anew under another --name",
+                )
             run = RunInfo(RunState.INTERRUPTED, None, command, 0.0)
             head = Head(1, 0, None, 0.0, run)
         else:
@@ -222,5 +228,5 @@ class Lineage:
             if now_there is None or now_there.head.commit != head.commit:
                 return None
             taken = now_there  # the answer to our own write was lost
-        access.seen.check(taken.head, access.headfile.where)
+        access.seen.check(taken.head, access.headfile.where, (0, 0))
         return taken

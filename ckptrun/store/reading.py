@@ -126,6 +126,9 @@ class StoredSource:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the whole content in order, in pieces of some 4 MiB, the next ones being read meanwhile."""
+        if self.size <= WINDOW_BYTES:
+            yield from map(self._join, self.windows())
+            return
         pending: deque[Future[bytes]] = deque()
         pool = ThreadPoolExecutor(THREADS, "restore-read")
         try:

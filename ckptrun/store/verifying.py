@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ckptrun.store.reading import StoredCheckpoint
     from ckptrun.store.tables import Row
 
-WINDOW_ROWS = 64
+WINDOW_ROWS = 16
+"""Chunks read together: of several damaged ones among them, the first is reported."""
 
 
 def unreadable(error: CorruptError) -> VerifyReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,6 +208,45 @@ def test_a_format_that_makes_no_sense_is_found(directory: Place, text: bytes):
     directory.open().put_if_absent("train/FORMAT", text)
     with pytest.raises(CorruptError, match="FORMAT"):
         Lineage(directory.open(), "train", None).head()
+
+
+@pytest.mark.parametrize("damage", DAMAGES[:-1], ids=lambda d: d.__name__)
+def test_a_damaged_format_is_found(directory: Place, key: KeySource | None, damage: Callable[[Path], None]):
+    commit(acquire(Lineage(directory.open(), "train", key)), sample("c1"))
+    assert directory.folder is not None
+    path = directory.folder / "train" / "FORMAT"
+    damage(path)
+    with pytest.raises(CorruptError, match=str(path)):
+        Lineage(directory.open(), "train", key).head()
+
+
+def test_a_lineage_with_checkpoints_and_no_head_is_not_begun_anew(place: Place):
+    commit(acquire(Lineage(place.open(), "train", None)), sample("c1"))
+    place.open().discard("train/HEAD")
+    with pytest.raises(CorruptError, match="HEAD is gone"):
+        acquire(Lineage(place.open(), "train", None))
+
+
+def test_a_commit_while_another_thread_reads_is_no_older_head(directory: Place, tmp_path: Path):
+    lineage = Lineage(directory.open(), "train", None, tmp_path / "seen")
+    writer = acquire(lineage)
+    problems: list[Exception] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                lineage.checkpoints()
+            except CorruptError as error:
+                problems.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for i in range(30):
+        commit(writer, snapshot(f"c{i}", image("a.img", b"x")))
+    stop.set()
+    thread.join()
+    assert problems == []
 
 
 @each_damage
