@@ -276,7 +276,7 @@ class Keys:
     Args:
         terminal: whose `source` is read.
         writer: the relay's pipe.
-        interrupted: told of Ctrl-C and Ctrl-\\.
+        interrupted: told of Ctrl-C and of the quit key.
         returned: told that the terminal is ours and not in raw mode: a shell's ``fg`` says nothing to a
             process that was not stopped.
     """

@@ -99,6 +99,8 @@ class Streams:
         self.wiring: Wiring | None = None
         self.interrupted: Callable[[], None] = lambda: None
         """Called, from a thread, when Ctrl-C goes to the job's terminal."""
+        self.returned: Callable[[], None] = lambda: None
+        """Called, from a thread, when this process has our terminal and it is not in raw mode."""
 
     def wire(self) -> Wiring:
         """Make the pipes of a fresh incarnation, as this process's own streams suggest."""
@@ -141,7 +143,7 @@ class Streams:
             if self.terminal.source is None:
                 os.close(writer)
             else:
-                self._keys = Keys(self.terminal.source, writer, self.interrupted)
+                self._keys = Keys(self.terminal, writer, self.interrupted, self.returned)
         else:
             self._sizes_fd = writer
             self.resize()

@@ -106,6 +106,7 @@ class Shell:
         self.state = initial(self._config)
         signals.watch(self._signalled)
         parts.streams.interrupted = self._interrupted
+        parts.streams.returned = lambda: self._queue.put(self._take_terminal)
         parts.streams.terminal.enter()
         parts.speaker.raw = parts.streams.terminal.raw
         try:
@@ -313,11 +314,14 @@ class Shell:
         self._parts.speaker.raw = False
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _continue(self) -> None:
+    def _take_terminal(self) -> None:
         streams = self._parts.streams
         streams.terminal.enter()
         self._parts.speaker.raw = streams.terminal.raw
         streams.resize()
+
+    def _continue(self) -> None:
+        self._take_terminal()
         if self.incarnation:
             with contextlib.suppress(AttributeError):
                 self.incarnation.signal(signal.SIGCONT)

@@ -15,7 +15,7 @@ from support.run import COMMITTED, PATIENCE, POLL_SECONDS, RESTORED
 from support.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from support.run import Lab
 
@@ -42,12 +42,16 @@ def job(lab: Lab) -> psutil.Process:
     return psutil.Process(asked.json["job_pid"])
 
 
+def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {PATIENCE:g} s"
+        time.sleep(POLL_SECONDS)
+
+
 def wait_for_commits(lab: Lab, count: int) -> None:
     goal = len(lab.events(COMMITTED)) + count
-    deadline = time.monotonic() + PATIENCE
-    while len(lab.events(COMMITTED)) < goal:
-        assert time.monotonic() < deadline, lab.events()[-5:]
-        time.sleep(POLL_SECONDS)
+    wait_until("commits", lambda: len(lab.events(COMMITTED)) >= goal)
 
 
 def test_the_job_has_a_terminal_of_the_windows_size(terminal: Terminal):
@@ -186,3 +190,58 @@ def test_output_redirected_while_typing_stays_on_the_terminal(terminal: Terminal
     terminal.line("cat out.txt")
     terminal.shows("Ada\r\n")
     assert (terminal.lab.work / "out.txt").read_text() == "name? Ada\n"
+
+
+def test_in_the_background_it_leaves_the_keys_to_the_shell_and_fg_brings_it_back(terminal: Terminal):
+    command = shlex.join(terminal.lab.run_argv(*BAR, 400, 0.02))
+    terminal.line(f"{command} > out.txt &")
+    terminal.shows("$ ")
+    out = terminal.lab.work / "out.txt"
+    wait_until("output", lambda: out.exists() and "step 20 " in out.read_text())
+    for number in range(5):
+        terminal.line(f"echo typed $(({number} + 40))")
+        terminal.shows(f"typed {number + 40}\r\n")
+    terminal.line("jobs")
+    terminal.shows("Running")
+    terminal.line("fg")
+    terminal.shows("> out.txt\r\n")
+    wait_until("the end", lambda: "full" in out.read_text())
+    terminal.shows("$ ")
+    terminal.line("echo code $?")
+    terminal.shows("code 0\r\n")
+
+
+def test_brought_from_the_background_ctrl_c_reaches_the_job(terminal: Terminal):
+    command = shlex.join(terminal.lab.run_argv(*BAR, 4000, 0.02))
+    terminal.line(f"{command} &")
+    terminal.shows("step 20 ")
+    terminal.line("fg")
+    terminal.shows("step 60 ")
+    terminal.type(CTRL_C)
+    terminal.shows("interrupted by the user")
+    terminal.shows("$ ")
+
+
+def test_a_suspended_run_can_be_stopped_with_a_checkpoint(terminal: Terminal):
+    run(terminal, *BAR, 300, 0.02)
+    terminal.shows("step 20 ")
+    terminal.type(CTRL_Z)
+    terminal.shows("Stopped")
+    terminal.line("kill %1; fg")
+    terminal.shows("run the same command")
+    terminal.shows("$ ")
+    run(terminal, *BAR, 300, 0.02)
+    terminal.shows("full")
+
+
+def test_a_suspended_job_that_resumes_in_the_background_goes_on(terminal: Terminal):
+    command = shlex.join(terminal.lab.run_argv(*BAR, 200, 0.02))
+    terminal.line(f"{command} > out.txt")
+    out = terminal.lab.work / "out.txt"
+    wait_until("output", lambda: out.exists() and "step 20 " in out.read_text())
+    terminal.type(CTRL_Z)
+    terminal.shows("Stopped")
+    terminal.line("bg")
+    wait_until("the end", lambda: "full" in out.read_text())
+    terminal.line("wait")
+    terminal.shows("$ ")
