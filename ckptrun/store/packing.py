@@ -88,10 +88,12 @@ class Packer:
         self._flush()
         self._wait()
         self._uploads.shutdown()
+        self._buffers = []
 
     def abandon(self) -> None:
         """Forget what is not durable; chunks in it count as unknown again."""
         self._uploads.shutdown(wait=True, cancel_futures=True)
+        self._buffers = []
         self._index.distrust(name for name in self._started if name not in self._index.sizes)
 
     def _append(self, data: bytes | memoryview) -> None:

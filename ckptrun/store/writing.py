@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakMethod
 
 from ckptrun.store import chunks, codec, tables
 from ckptrun.store.background import lower_priority
@@ -102,7 +103,7 @@ class Writing:
         self._progress = progress
         streams = [Input(s.name, s.data, s.memory) for s in snapshot.streams]
         self._inputs = [*streams, *(Input(f.key, f.data, None) for f in snapshot.files)]
-        self._tables = _Tables(self._store_page, len(self._inputs))
+        self._tables = _Tables(WeakMethod(self._store_page), len(self._inputs))
         self._packs: dict[int, int] = {}
         self._zero_ids: dict[int, bytes] = {}
         self._new_bytes = 0
@@ -234,9 +235,12 @@ class Writing:
 
 
 class _Tables:
-    """The cell tables of all contents, page by page, in order."""
+    """The cell tables of all contents, page by page, in order.
 
-    def __init__(self, store: Callable[[bytes, int], PageRef], contents: int) -> None:
+    `store` is weak: a circle would keep the snapshot and its memory until the next garbage collection.
+    """
+
+    def __init__(self, store: WeakMethod[Callable[[bytes, int], PageRef]], contents: int) -> None:
         self._store = store
         self._refs: list[bytes] = []
         self._inline = bytearray()
@@ -266,7 +270,9 @@ class _Tables:
             ref = PageRef(_NO_ID, INLINE, len(self._inline), len(page), len(page), builder.content)
             self._inline += page
         else:
-            ref = self._store(page, builder.content)
+            store = self._store()
+            assert store is not None
+            ref = store(page, builder.content)
         first, count = self._extents[self._number]
         self._extents[self._number] = (first if count else len(self._refs), count + 1)
         self._refs.append(encode_ref(ref))

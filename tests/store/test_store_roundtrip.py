@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import subprocess
 import sys
 import threading
+import weakref
 from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -236,3 +238,23 @@ def test_a_layout_that_makes_no_sense_is_stored_all_the_same(
     lineage = Lineage(directory.open(), "train", None)
     stored = lineage.load(commit(acquire(lineage), what))
     assert contents(stored) == expected(what)
+
+
+class Watched(BytesSource):
+    """A source whose end can be seen."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_what_a_commit_read_from_is_free_at_once(place: Place, key: KeySource | None):
+    gc.disable()
+    try:
+        writer = acquire(Lineage(place.open(), "train", key))
+        source = Watched(noise(3 << 20))
+        alive = weakref.ref(source)
+        what = snapshot("c1", ImageStream("pages-1.img", source))
+        commit(writer, what)
+        del what, source
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -85,6 +85,8 @@ class S3Server:
             "-ip.bind=127.0.0.1",
             "-master.volumeSizeLimitMB=64",
             "-volume.max=40",
+            "-s3.port.iceberg=0",  # two servers at a time would meet at their default ports
+            "-s3.port.lance=0",
             *flags,
         ]
         with (self._folder / "weed.log").open("wb") as log:
