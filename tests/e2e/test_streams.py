@@ -182,3 +182,51 @@ def test_a_redirected_output_survives_the_death_of_ckptrun(lab: Lab):
     printed = (lab.work / "out.txt").read_text().splitlines()
     assert printed[-1] == count.result(120)
     assert set(printed[:-1]) == set(count.lines(120))
+
+
+@pytest.mark.slow
+def test_a_flood_of_input_is_replayed_exactly(lab: Lab):
+    flood = "".join(f"{number:063d}\n" for number in range(250_000)).encode()  # 16 MB
+    (lab.work / "in.bin").write_bytes(flood)
+    script = (
+        "import hashlib, os, time\n"
+        "digest = hashlib.sha256()\n"
+        "while data := os.read(0, 50_000): digest.update(data); time.sleep(0.01)\n"
+        "print(digest.hexdigest())\n"
+    )
+    feeder = subprocess.Popen(["cat", lab.work / "in.bin"], stdout=subprocess.PIPE)
+    run = lab.start(sys.executable, "-c", script, options=OFTEN, stdin=feeder.stdout)
+    for _ in range(3):
+        run.commit()
+        run.restored(run.kill_job)
+    result = run.wait()
+    feeder.wait()
+    assert (result.code, result.out.strip()) == (0, hashlib.sha256(flood).hexdigest()), result.err
+
+
+@pytest.mark.slow
+def test_a_flood_of_output_is_exact_while_checkpoints_are_taken(lab: Lab):
+    script = "import os\nfor n in range(3000): os.write(1, b'%08d' % n * 1000)\n"
+    result = lab.shell(
+        f'set -o pipefail; ckptrun {sys.executable} -c "{script}" | (sleep 1; sha256sum)', options=OFTEN
+    )
+    expected = hashlib.sha256(b"".join(b"%08d" % n * 1000 for n in range(3000))).hexdigest()
+    assert (result.code, result.out.split()[0]) == (0, expected), result.err
+
+
+@pytest.mark.slow
+def test_a_pipeline_inside_the_job_survives_a_kill(lab: Lab):
+    stage = "import sys, time\nfor line in sys.stdin: print(int(line) * 2, flush=True); time.sleep(0.01)"
+    (lab.work / "stage.py").write_text(stage)
+    run = lab.start(
+        "bash",
+        "-c",
+        f"seq 1 200 | {sys.executable} stage.py | {sys.executable} stage.py > out.txt; tail -1 out.txt",
+        options=OFTEN,
+    )
+    for _ in range(2):
+        run.commit()
+        run.restored(run.kill_job)
+    result = run.wait()
+    assert (result.code, result.out) == (0, "800\n"), result.err
+    assert (lab.work / "out.txt").read_text() == "".join(f"{n * 4}\n" for n in range(1, 201))

@@ -353,9 +353,9 @@ class Lab:
         )
         return Result(process.returncode, process.stdout, process.stderr)
 
-    def shell(self, script: str, timeout: float = PATIENCE) -> Result:
+    def shell(self, script: str, *, options: Iterable[str] = (), timeout: float = PATIENCE) -> Result:
         """Run a bash script in which ``ckptrun COMMAND…`` runs a job as `run` does."""
-        function = f'ckptrun() {{ {shlex.join(self.run_argv())} "$@"; }}\n'
+        function = f'ckptrun() {{ {shlex.join(self.run_argv(options=options))} "$@"; }}\n'
         process = subprocess.Popen(
             ["bash", "-c", function + script],
             cwd=self.work,
