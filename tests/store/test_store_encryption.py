@@ -127,6 +127,25 @@ def test_objects_of_another_lineage_do_not_open_even_with_the_same_key(directory
         lineage.load(lineage.checkpoints()[0])
 
 
+def test_manifests_and_chunks_do_not_open_in_each_others_place(directory: Place, key: KeySource | None):
+    lineage = Lineage(directory.open(), "train", key)
+    writer = acquire(lineage)
+    records = [commit(writer, snapshot(name, image("a.img", name.encode() * 99))) for name in ("c1", "c2")]
+    assert directory.folder is not None
+    for kind in ("manifests", "packs"):
+        first, second = sorted((directory.folder / "train" / kind).iterdir())
+        good = first.read_bytes(), second.read_bytes()
+        first.write_bytes(good[1])
+        second.write_bytes(good[0])
+        again = Lineage(directory.open(), "train", key)
+        for record in records:
+            with pytest.raises(CorruptError):
+                contents(again.load(record))
+        first.write_bytes(good[0])
+        second.write_bytes(good[1])
+    assert all(lineage.verify(record, quick=False).bad == () for record in records)
+
+
 def test_a_lineage_renamed_in_the_store_does_not_open(directory: Place, tmp_path: Path):
     key = key_file(tmp_path)
     commit(acquire(Lineage(directory.open(), "train", key)), sample("c1"))
