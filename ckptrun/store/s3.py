@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
 from ckptrun.errors import (
     PreconditionError,
@@ -167,7 +173,7 @@ class S3Backend:
             yield
         except ClientError as error:
             raise self._answered(verb, name, error) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
+        except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
             raise StoreRefusedError(
                 f"cannot {verb} {self._named(name)}: {error}",
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",

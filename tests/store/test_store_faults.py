@@ -293,6 +293,12 @@ def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path
         acquire(Lineage(backend, "train", None))
 
 
+def test_an_unknown_profile_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody-has-this")
+    with pytest.raises(StoreRefusedError, match=r"nobody-has-this.*AWS_PROFILE"):
+        open_backend("s3://bucket/x", s3_endpoint_url="http://127.0.0.1:1")
+
+
 def test_a_failed_upload_leaves_no_chunk_that_counts_as_known(place: Place):
     def fail(_: str, name: str, when: str) -> None:
         if broken and "/packs/" in name and when == "before":

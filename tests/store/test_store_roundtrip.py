@@ -198,6 +198,7 @@ def runs(draw: st.DrawFn) -> MemoryRuns:
     return MemoryRuns("mm-7", starts, lengths)
 
 
+@settings(deadline=None)
 @given(runs())
 def test_cutting_covers_each_page_once_and_can_be_undone(layout: MemoryRuns):
     size = sum(layout.lengths) * PAGE_SIZE
