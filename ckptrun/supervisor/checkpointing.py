@@ -183,7 +183,7 @@ class _Attempt:
         assert incarnation.helper is not None
         if strays := incarnation.capsule.strays():
             raise DumpError(
-                f"process {strays[0]} (as the job counts) is a daemon that the last restore put outside the job's tree; "
+                f"process {strays[0]} (as the job counts) is a daemon that the last restore left outside the tree; "
                 "a checkpoint would lack it",
                 hint="start such helpers without setsid, or from a process that stays alive",
             )

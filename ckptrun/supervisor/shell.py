@@ -6,8 +6,6 @@ worker threads, which post events; `in_main` lets them have something done here.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
 import signal
 import threading
@@ -22,7 +20,7 @@ from ckptrun.core.machine import step
 from ckptrun.core.restart import describe
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
-from ckptrun.supervisor import signals
+from ckptrun.supervisor.console import Console
 from ckptrun.supervisor.incarnation import Incarnation, Job
 
 if TYPE_CHECKING:
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from ckptrun.telemetry.speak import Speaker
 
 Task: TypeAlias = "Callable[[], None]"
-
-SAME_STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,10 @@ class Shell:
         self._waiters: dict[int, Callable[[str | None, str | None], None]] = {}
         self._on_end: list[Callable[[], None]] = []
         self._finish: c.Finish | None = None
-        self._stop_asked = float("-inf")
         self._parts: Parts
         self.state: State
         self.incarnation: Incarnation | None = None
+        self._job_stopped: Task
 
     def post(self, event: e.Event) -> None:
         """Take an event; any thread."""
@@ -104,11 +100,9 @@ class Shell:
         """Run the job; main thread only."""
         self._parts = parts
         self.state = initial(self._config)
-        signals.watch(self._signalled)
-        parts.streams.interrupted = self._interrupted
-        parts.streams.returned = lambda: self._queue.put(self._take_terminal)
-        parts.streams.terminal.enter()
-        parts.speaker.raw = parts.streams.terminal.raw
+        console = Console(self, parts.streams, parts.speaker, forward_usr1=self._forward_usr1)
+        self._job_stopped = console.job_stopped
+        console.open()
         try:
             self._step(e.Begin(time.monotonic(), plan))
             while self._finish is None:
@@ -116,8 +110,7 @@ class Shell:
         finally:
             if self.incarnation:
                 self.incarnation.destroy()
-            parts.streams.terminal.leave()
-            parts.speaker.raw = False
+            console.close()
             for tell in self._on_end:
                 tell()
         return self._finish
@@ -230,37 +223,13 @@ class Shell:
     def _staging_ready(self) -> None:
         self.post(e.StagingReady(time.monotonic()))
 
-    def _signalled(self, signum: int, from_terminal: bool) -> None:
-        """Turn a signal into work for the loop; called in the signals' thread."""
-        self._queue.put(lambda: self._signal(signum, from_terminal))
-
-    def _signal(self, signum: int, from_terminal: bool) -> None:
-        incarnation = self.incarnation
-        match signum:
-            case signal.SIGWINCH:
-                self._parts.streams.resize()
-            case signal.SIGUSR1 if not self._forward_usr1:
-                self._step(e.CheckpointRequested(time.monotonic()))
-            case signal.SIGCONT:
-                self._continue()
-            case signal.SIGINT | signal.SIGQUIT | signal.SIGTSTP if from_terminal:
-                if signum != signal.SIGTSTP:
-                    self._interrupted()
-                if incarnation:
-                    incarnation.signal(signum)
-            case signal.SIGTERM | signal.SIGINT | signal.SIGHUP:
-                self.stop(signum)
-            case _:
-                if incarnation:
-                    incarnation.signal(signum)
-
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Checkpoint, then stop; main thread only. Told twice in a breath (process, then its group) is once."""
-        now = time.monotonic()
-        if now - self._stop_asked < SAME_STOP_SECONDS:
-            return
-        self._stop_asked = now
+        """Checkpoint, then stop; main thread only."""
         self._step(e.StopRequested(time.monotonic(), self._grace, signum))
+
+    def checkpoint(self) -> None:
+        """Take a checkpoint nobody waits for; main thread only."""
+        self._step(e.CheckpointRequested(time.monotonic()))
 
     def request(self, reply: Callable[[str | None, str | None], None], *, wait: bool) -> None:
         """Take a checkpoint for somebody who waits for its id or the error; main thread only."""
@@ -291,6 +260,12 @@ class Shell:
         """Have the main thread do something, without waiting; any thread."""
         self._queue.put(task)
 
+    def after(self, seconds: float, task: Task) -> None:
+        """Have the main thread do something later."""
+        timer = threading.Timer(seconds, self._queue.put, (task,))
+        timer.daemon = True
+        timer.start()
+
     def relieve(self) -> None:
         """Give staging's memory back, as far as no checkpoint depends on it; main thread only."""
         parts = self._parts
@@ -300,28 +275,3 @@ class Shell:
                     parts.copies.drop(copy.id)
                     self._step(e.StagingLost(time.monotonic(), copy.id))
         parts.arena.shrink(0)
-
-    def _job_stopped(self) -> None:
-        """The job was suspended at its terminal: suspend ckptrun too, as a shell expects."""
-        self._queue.put(self._suspend)
-
-    def _interrupted(self) -> None:
-        if self.incarnation:
-            self.incarnation.interrupted = time.monotonic()
-
-    def _suspend(self) -> None:
-        self._parts.streams.terminal.leave()
-        self._parts.speaker.raw = False
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    def _take_terminal(self) -> None:
-        streams = self._parts.streams
-        streams.terminal.enter()
-        self._parts.speaker.raw = streams.terminal.raw
-        streams.resize()
-
-    def _continue(self) -> None:
-        self._take_terminal()
-        if self.incarnation:
-            with contextlib.suppress(AttributeError):
-                self.incarnation.signal(signal.SIGCONT)
