@@ -37,11 +37,13 @@ class Cadence:
         interval: seconds, ``auto``, or None for none by time.
         due: monotonic seconds of the next one; None if none is planned.
         failures: dumps failed in a row.
+        skips: dumps skipped in a row.
     """
 
     interval: Interval
     due: float | None = None
     failures: int = 0
+    skips: int = 0
 
     def started(self, now: float) -> Cadence:
         """Return the cadence after the job began to run, fresh or restored."""
@@ -55,7 +57,7 @@ class Cadence:
 
     def staged(self, now: float, frozen_seconds: float) -> Cadence:
         """Return the cadence after a dump succeeded; its upload may still take long, or fail."""
-        return replace(self._auto(now, frozen_seconds), failures=0)
+        return replace(self._auto(now, frozen_seconds), failures=0, skips=0)
 
     def committed(self, now: float, cost_seconds: float) -> Cadence:
         """Return the cadence after a commit; ``cost_seconds`` is frozen time plus upload time."""
@@ -70,7 +72,7 @@ class Cadence:
     def skipped(self, now: float, retry_after: float | None) -> Cadence:
         """Return the cadence after somebody did not want a dump now: no failure, so no growing pause."""
         pause = BACKOFF_FLOOR if retry_after is None else retry_after
-        return self._not_before(now + max(SKIP_FLOOR, pause))
+        return replace(self._not_before(now + max(SKIP_FLOOR, pause)), skips=self.skips + 1)
 
     def _auto(self, now: float, cost_seconds: float) -> Cadence:
         if self.interval != "auto":

@@ -89,7 +89,8 @@ def dump_failed(turn: Turn, event: DumpFailed) -> None:
     kind = "checkpoint-skipped" if event.skipped else "checkpoint-failed"
     turn.record(kind, id=dump.id, trigger=dump.trigger.value, reason=event.reason)
     if event.skipped:
-        turn.say(DETAIL, f"checkpoint {dump.id} was skipped: {event.reason}")
+        soon = event.retry_after is not None or turn.state.cadence.skips > 0
+        turn.say(DETAIL if soon else NORMAL, f"checkpoint {dump.id} was skipped: {event.reason}")
         turn.change(cadence=turn.state.cadence.skipped(turn.now, event.retry_after))
     else:
         first = turn.state.cadence.failures == 0

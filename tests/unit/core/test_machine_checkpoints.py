@@ -136,6 +136,14 @@ def test_a_skipped_dump_is_tried_again_when_the_hook_says() -> None:
     assert machine.the(c.WakeAt).when == 34.1
 
 
+def test_a_dump_skipped_for_want_of_room_is_said_the_first_time_in_a_row() -> None:
+    machine = Machine().running().feed(e.Tick(30.0))
+    machine.feed(e.DumpFailed(30.1, "t0001", "the disk is nearly full", skipped=True))
+    assert machine.the(c.Say).level == c.NORMAL
+    machine.feed(e.Tick(40.1)).feed(e.DumpFailed(40.2, "t0002", "the disk is nearly full", skipped=True))
+    assert machine.the(c.Say).level == c.DETAIL
+
+
 def test_a_tick_that_comes_early_does_not_lose_the_alarm() -> None:
     machine = Machine().running().feed(e.Tick(29.999))
     assert machine.the(c.WakeAt).when == 30.0
