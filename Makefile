@@ -73,8 +73,8 @@ test: setup ## the test suite
 test-quick: setup ## the part of it under two minutes
 	@$(PY) -m pytest -m 'not slow' $(QUICK)
 
-zoo: setup ## every program of the zoo, every kill
-	@$(PY) -m pytest tests/zoo
+zoo: ## every program of the zoo, every kill (not built yet)
+	@echo "zoo: not built yet" >&2; exit 64
 
 check: setup ## format, lint, types, import contract
 	@$(VENV)/bin/ruff format --check .

@@ -152,9 +152,7 @@ class LocalBackend:
                 raise PreconditionError(f"{_numbered(path, number)} was written by someone else")
             self._link(_numbered(path, number), data)
             generations = self._generations(path)
-            if (
-                generations[-1] != number
-            ):  # ours filled a gap below removed generations: it never was the newest
+            if generations[-1] != number:  # ours filled a gap below the newest, left by removed ones
                 _numbered(path, number).unlink(missing_ok=True)
                 raise PreconditionError(f"{_numbered(path, number)} was written by someone else")
         for old in generations[:-KEPT_GENERATIONS]:
