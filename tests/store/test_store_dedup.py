@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import zstandard
 from storekit import (
     Place,
     acquire,
@@ -102,6 +103,9 @@ def test_what_compresses_is_compressed_and_the_rest_is_not_tried():
     assert len(codec.compress(text)) < len(text) / 20
     raw = noise(CELL_SIZE)
     assert codec.compress(raw) is raw
+    hardly = bytes(byte % 220 for byte in raw)
+    assert len(zstandard.compress(hardly, codec.LEVEL)) < len(hardly)
+    assert codec.compress(hardly) is hardly
     for data in (text, raw, b"", b"x", noise(5000)):
         assert bytes(codec.expand(codec.compress(data), len(data))) == data
 

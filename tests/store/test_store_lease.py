@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from storekit import COMMAND, RUNNING, Place, acquire, commit, contents, expecte
 from ckptrun.core.model import RunState
 from ckptrun.errors import FencedError, HeldError, StoreError
 from ckptrun.store.lease import LEASE_SECONDS, start_time
+from ckptrun.store.localfs import LocalBackend
 from ckptrun.store.repository import Keep, Lineage
 
 if TYPE_CHECKING:
@@ -63,8 +65,7 @@ def test_a_holder_that_is_a_zombie_is_dead(directory: Place):
     start = start_time(process.pid)
     acquire(lineage_of(directory), owner(pid=process.pid, start_time=start))
     process.kill()
-    while start_time(process.pid) is not None:
-        pass
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert acquire(lineage_of(directory)).epoch == 2
     process.communicate()
 
@@ -149,6 +150,27 @@ def test_a_writer_so_late_that_generations_were_removed_is_fenced(directory: Pla
         second.renew()
     with pytest.raises(FencedError):
         first.renew()
+    second.renew()
+
+
+def test_a_writer_that_links_into_a_gap_of_removed_generations_is_fenced(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+):
+    backend = directory.open()
+    lineage = Lineage(backend, "train", None)
+    first = acquire(lineage)
+    second = acquire(lineage_of(directory), take_over=True)
+    for _ in range(20):
+        second.renew()
+    real = LocalBackend._generations
+    stale = iter([[1]])  # it looked just before the others went on
+    monkeypatch.setattr(
+        LocalBackend, "_generations", lambda self, path: next(stale, None) or real(self, path)
+    )
+    with pytest.raises(FencedError):
+        first.renew()
+    assert directory.folder is not None
+    assert not (directory.folder / "train" / "HEAD.2").exists()
     second.renew()
 
 
