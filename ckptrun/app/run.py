@@ -33,7 +33,7 @@ from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
 from ckptrun.supervisor.vault import Vault
 from ckptrun.telemetry.events import FILE_NAME, EventLog
-from ckptrun.telemetry.speak import Speaker
+from ckptrun.telemetry.speak import Speaker, say_logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,7 @@ class _Run:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.speaker = Speaker(settings.verbosity, as_json=settings.log_format.value == "json")
+        say_logs(self.speaker)
         self.privilege = privilege.find(os.environ)
         self.criu = provision.find()
         self.helper = helpers.find()

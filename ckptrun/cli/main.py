@@ -114,7 +114,9 @@ def _run(arguments: list[str]) -> int:
         click.echo(program.get_help(context), err=True)
         return _USAGE
     from ckptrun.cli.run import value_options  # noqa: PLC0415 -- 'import ckptrun.cli.main' stays cheap
+    from ckptrun.telemetry.speak import Speaker, say_logs  # noqa: PLC0415 -- likewise
 
+    say_logs(Speaker())
     routed = route(arguments, {*COMMANDS, *NOT_BUILT_COMMANDS}, value_options(), ALONE)
     try:  # not click's main(): it ends a broken pipe with 1, a code that means nothing here
         with program.make_context("ckptrun", routed) as context:

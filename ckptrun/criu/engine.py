@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptrun.criu import probe, remedies
 from ckptrun.criu.postdump import ACTION_SOCKET, PostDump
 from ckptrun.criu.stream import Capture, Serve
-from ckptrun.errors import DumpError, RestoreError
+from ckptrun.errors import DumpError, RestoreError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -253,6 +253,7 @@ def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float)
 
     Raises:
         RestoreError: it does not.
+        StoreError: the images could not be read from the store.
     """
     argv = [*place.common("restore"), "--restore-detached", *request.flags]
     fds: dict[int, int] = {}
@@ -272,6 +273,8 @@ def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float)
         if code is None:
             process.kill()
             process.wait(END_SECONDS)
+    if isinstance(serve.error, StoreError):
+        raise serve.error  # damaged, or out of reach for now: what is done about it differs
     if serve.error is not None:
         raise RestoreError(f"the checkpoint's images could not be read: {serve.error}") from serve.error
     if code is None:

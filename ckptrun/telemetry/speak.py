@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import logging
 import os
 import select
 import threading
@@ -113,3 +114,23 @@ class Speaker:
         poller.register(self._fd, select.POLLOUT)
         ready = poller.poll(0 if self._stuck else PATIENCE_SECONDS * 1000)
         return any(event & select.POLLOUT for _, event in ready)
+
+
+class _Logs(logging.Handler):
+    """Says what modules that know no speaker have logged."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__(logging.INFO)
+        self._speaker = speaker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = Level.NORMAL if record.levelno >= logging.WARNING else Level.DETAIL
+        self._speaker.line(level, record.getMessage())
+
+
+def say_logs(speaker: Speaker) -> None:
+    """Have ``speaker`` say what the package logs from now on, in place of whoever did: warnings, with -v all."""
+    logger = logging.getLogger("ckptrun")
+    logger.handlers[:] = [_Logs(speaker)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

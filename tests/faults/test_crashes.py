@@ -43,9 +43,9 @@ FREEZE = [
     Fault("ckptrun.capsule.streams:Streams.freeze", "after"),
     Fault("ckptrun.journal:Journal.capture"),
     Fault("ckptrun.journal:Journal.capture", "after"),
-    Fault(f"{CRIU}:_PostDump._answer"),
-    Fault(f"{CRIU}:_PostDump._answer", "after"),
-    Fault(f"{CRIU}:_PostDump._answer", "after", commits=0),
+    Fault("ckptrun.criu.postdump:PostDump._answer"),
+    Fault("ckptrun.criu.postdump:PostDump._answer", "after"),
+    Fault("ckptrun.criu.postdump:PostDump._answer", "after", commits=0),
 ]
 STAGING = [
     Fault("ckptrun.criu.staging:Slot.populate"),
