@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from importlib import metadata
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,8 @@ def images(pycriu_path: Path) -> Any:
 
 
 def _import(pycriu_path: Path) -> None:
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and every start imports this module
+
     installed = metadata.version("protobuf")
     if int(installed.partition(".")[0]) >= _PROTOBUF_LIMIT:
         raise MissingFeatureError(
