@@ -8,6 +8,7 @@ Called by the supervisor, after the thaw. It must not know where the bytes lie o
 from __future__ import annotations
 
 import importlib
+import socket
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MAGICS = 8
 """Bytes of the two magic numbers every image of version 1.1 opens with."""
 _IN_PARENT = 1
+_CONNECTIONS = {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
+_ESTABLISHED = 1
 
 
 class ImageReader:
@@ -93,6 +96,24 @@ class ImageReader:
         for entry in self.entries(source.read(0, source.size), "pstree", "pstree_entry"):
             highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads)
         return highest
+
+    def check_connections(self, images: Mapping[str, Source]) -> None:
+        """Refuse what CRIU dumps without a word and cannot restore.
+
+        Raises:
+            DumpError: a Unix socket's connection waits, not accepted yet, at a process outside of the job.
+        """
+        source = images["files.img"]
+        entries = self.entries(source.read(0, source.size), "fdinfo", "file_entry")
+        sockets = [entry.usk for entry in entries if entry.HasField("usk")]
+        inside = {entry.ino for entry in sockets}
+        for entry in sockets:
+            connected = entry.type in _CONNECTIONS and entry.state == _ESTABLISHED
+            if connected and entry.peer and entry.peer not in inside:
+                raise DumpError(
+                    "the job holds a Unix socket connected to a process outside of it",
+                    hint="close that connection before a checkpoint, or start the other side inside the job",
+                )
 
     def for_restore(self, images: Mapping[str, Source]) -> dict[str, Source]:
         """Return the images as CRIU should be given them.

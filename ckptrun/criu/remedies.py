@@ -111,7 +111,9 @@ TABLE: tuple[Remedy, ...] = (
 )
 
 _ERROR = re.compile(r"Error \(.*?\): (.*)")
-_HARMLESS = re.compile(r"RLIMIT_NOFILE for self|iptables|nft|Unable to get kernel capabilities")
+_HARMLESS = re.compile(
+    r"RLIMIT_NOFILE for self|iptables|nft|Unable to get kernel capabilities|(Dump|Restor)ing FAILED"
+)
 
 
 def errors_of(text: str) -> list[str]:

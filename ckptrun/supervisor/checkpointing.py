@@ -243,6 +243,7 @@ class _Attempt:
         tools, moment, helper = self._tools, self._moment, self._incarnation.helper
         assert moment is not None
         assert helper is not None
+        tools.reader.check_connections(images)
         capture = tools.journal.seal(moment.files)
         for problem in capture.problems:
             tools.note(problem)

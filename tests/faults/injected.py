@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KILL, RAISE = "kill", "raise"
+KILL, RAISE, SLEEP = "kill", "raise", "sleep"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Fault:
         nth: in which call, of those that count.
         about: calls count whose arguments' text has this.
         commits: calls count once so many checkpoints are committed.
-        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place.
+        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place; ``sleep`` only takes long.
+        seconds: how long.
     """
 
     place: str
@@ -41,6 +43,7 @@ class Fault:
     about: str = ""
     commits: int = 1
     act: str = KILL
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         about = f" of {self.about.strip('/')}" if self.about else ""
@@ -108,6 +111,9 @@ class Injection:
     def strike(self) -> None:
         if self.fault.act == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault.act == SLEEP:
+            time.sleep(self.fault.seconds)
+            return
         raise MemoryError("injected by a test")
 
 
