@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from support.run import PATIENCE, REPOSITORY, die_with_parent
+from support.processes import PATIENCE, die_with_parent
+from support.run import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from support.run import COMMITTED, PATIENCE, POLL_SECONDS, RESTORED
+from support.processes import PATIENCE, POLL_SECONDS
+from support.run import COMMITTED, RESTORED
 from support.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ capsule with ckptrun.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -18,12 +17,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 import psutil
+from support.processes import PATIENCE, POLL_SECONDS, Collector, Result, die_with_parent
 
 from ckptrun.settings.names import run_directory, state_directory
 from ckptrun.supervisor.control_client import ask, is_live
@@ -33,22 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE = float(os.environ.get("CKPTRUN_TEST_PATIENCE", "60"))
-"""Seconds until a wait is given up; a loaded machine needs many."""
-POLL_SECONDS = 0.01
 NAME = "job"
 STARTED, RESTORED, COMMITTED = "job-started", "job-restored", "checkpoint-committed"
 
 Event: TypeAlias = "dict[str, Any]"
 Stream: TypeAlias = "int | IO[bytes]"
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it dies."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def seed() -> int:
@@ -56,48 +44,6 @@ def seed() -> int:
     value = int(os.environ.get("CKPTRUN_TEST_SEED") or secrets.randbelow(1_000_000))
     print(f"CKPTRUN_TEST_SEED={value}", flush=True)
     return value
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a process ended, and what it wrote."""
-
-    code: int
-    stdout: bytes
-    stderr: bytes
-
-    @property
-    def out(self) -> str:
-        return self.stdout.decode("utf-8", "replace")
-
-    @property
-    def err(self) -> str:
-        return self.stderr.decode("utf-8", "replace")
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
-
-
-class Collector:
-    """Reads a descriptor to its end in a thread."""
-
-    def __init__(self, fd: int) -> None:
-        self.data = bytearray()
-        self._fd = fd
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):  # EIO is a terminal's end
-            while data := os.read(self._fd, 65536):
-                self.data += data
-
-    def end(self, timeout: float = PATIENCE) -> bytes:
-        """Return everything, once the writers are gone."""
-        self._thread.join(timeout)
-        assert not self._thread.is_alive(), "somebody still holds the stream"
-        return bytes(self.data)
 
 
 class Run:

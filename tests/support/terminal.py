@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import psutil
-from support.run import PATIENCE, POLL_SECONDS, Collector, die_with_parent
+from support.processes import PATIENCE, POLL_SECONDS, Collector, die_with_parent
 
 if TYPE_CHECKING:
     from support.run import Lab
