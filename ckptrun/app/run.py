@@ -153,6 +153,7 @@ class _Run:
             settings.run_dir / "logs",
             shell.post,
             self._note,
+            self.speaker.say_again,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room)
         folders = Folders(
@@ -167,10 +168,11 @@ class _Run:
             if staged is not None:
                 streams_by_name = {stream.name: stream.data for stream in staged.snapshot.streams}
                 files = {file.key: file.data for file in staged.snapshot.files}
-                return Images(staged.facts, streams_by_name, files)
+                return Images(staged.facts, staged.snapshot.created, streams_by_name, files)
             stored = vault.load(checkpoint)
             return Images(
                 Facts.from_json(stored.facts),
+                stored.record.created,
                 {stream.name: stream.data for stream in stored.streams},
                 {file.key: file.data for file in stored.files},
             )

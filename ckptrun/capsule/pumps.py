@@ -12,9 +12,12 @@ import hashlib
 import os
 import select
 import signal
+import stat
 import struct
 import termios
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import RestoreError
@@ -31,10 +34,21 @@ KEPT_INPUT_LIMIT = 64 << 20
 """Bytes of standard input kept for replay at most."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """A place in a regular file: its path and identity, and an offset in bytes."""
+
+    path: str
+    device: int
+    inode: int
+    at: int
+
+
 class Output:
     """One output stream: from the capsule's pipe to `target`.
 
-    `count` is the number of bytes the job has written to it since the lineage began.
+    `count` is the number of bytes the job has written to it since the lineage began. A regular file is written
+    inside the freeze to the last byte, so that `where` it ends then can be told and it can be cut back to there.
     """
 
     def __init__(self, target: int, name: str, say: Callable[[str], None]) -> None:
@@ -44,6 +58,8 @@ class Output:
         self._name = name
         self._say = say
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._is_file = _is_regular(target)
         self._pending: list[bytes] = []
         self._reader = -1
         self._wake = (-1, -1)
@@ -68,7 +84,51 @@ class Output:
                 while data := self._read():
                     self._pending.append(data)
                 os.write(self._wake[1], b"x")
-            return self.count
+        if self._is_file and not self.broken:
+            self._flush()
+        return self.count
+
+    def where(self) -> FileMark | None:
+        """Return where the file ends that this stream goes to; None if it is no file. Call it after every `drain`."""
+        if not self._is_file or self.broken:
+            return None
+        status = os.fstat(self._target)
+        appending = fcntl.fcntl(self._target, fcntl.F_GETFL) & os.O_APPEND
+        at = status.st_size if appending else os.lseek(self._target, 0, os.SEEK_CUR)
+        return FileMark(
+            str(Path(f"/proc/self/fd/{self._target}").readlink()), status.st_dev, status.st_ino, at
+        )
+
+    def go_back(self, mark: FileMark, cut: Callable[[str, int], object]) -> int:
+        """Cut the file back to `mark` if it is still the same one; return how many bytes went.
+
+        Args:
+            mark: what `where` said at the freeze.
+            cut: shortens the file of a path to a size and keeps what it removes.
+        """
+        if not self._is_file:
+            return 0
+        status = os.fstat(self._target)
+        excess = status.st_size - mark.at
+        if (status.st_dev, status.st_ino) != (mark.device, mark.inode) or excess <= 0:
+            return 0
+        path = str(Path(f"/proc/self/fd/{self._target}").readlink())
+        with contextlib.suppress(OSError):
+            if Path(path).stat().st_ino == status.st_ino:
+                cut(path, mark.at)
+        os.ftruncate(self._target, mark.at)
+        os.lseek(self._target, mark.at, os.SEEK_SET)
+        return excess
+
+    def _flush(self) -> None:
+        with self._writing:
+            with self._lock:
+                parts, self._pending = self._pending, []
+            try:
+                self._write(b"".join(parts))
+            except OSError:  # the pump meets the same and says it
+                with self._lock:
+                    self._pending = parts + self._pending
 
     def finish(self) -> None:
         """Carry what is left; every writer is gone."""
@@ -94,14 +154,15 @@ class Output:
         try:
             while True:
                 woken = any(fd == self._wake[0] for fd, _ in poll.poll())
-                with self._lock:
-                    if woken:
-                        os.read(self._wake[0], _CHUNK)
-                    data = self._read()
-                    parts, self._pending = self._pending, []
-                if data:
-                    parts.append(data)
-                self._write(b"".join(parts))
+                with self._writing:
+                    with self._lock:
+                        if woken:
+                            os.read(self._wake[0], _CHUNK)
+                        data = self._read()
+                        parts, self._pending = self._pending, []
+                    if data:
+                        parts.append(data)
+                    self._write(b"".join(parts))
                 if data == b"":
                     return
         except OSError as error:  # nobody takes our stream any more, as the job is about to learn
@@ -334,3 +395,10 @@ class Keys:
             if error.errno == errno.EIO and not terminal.in_foreground():
                 return b""
             raise
+
+
+def _is_regular(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False

@@ -13,10 +13,10 @@ import contextlib
 import os
 import stat
 import struct
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.capsule.pumps import Input, Keys, Output
+from ckptrun.capsule.pumps import FileMark, Input, Keys, Output
 from ckptrun.capsule.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Position:
         written: output stream -> bytes the job had written.
         consumed: bytes of piped standard input the job had read.
         digest: of those bytes, hexadecimal, by which a later run knows the same input again.
+        files: output stream -> where the regular file it goes to ended.
     """
 
     names: Mapping[str, str]
@@ -64,6 +65,7 @@ class Position:
     written: Mapping[str, int] = field(default_factory=dict)
     consumed: int = 0
     digest: str = ""
+    files: Mapping[str, FileMark] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Return it for the checkpoint's facts."""
@@ -73,12 +75,14 @@ class Position:
             "written": dict(self.written),
             "consumed": self.consumed,
             "digest": self.digest,
+            "files": {name: list(astuple(mark)) for name, mark in self.files.items()},
         }
 
     @classmethod
     def from_json(cls, value: Any) -> Position:
         """Read what `to_json` wrote."""
-        return cls(value["names"], value["mask"], value["written"], value["consumed"], value["digest"])
+        files = {name: FileMark(*mark) for name, mark in value["files"].items()}
+        return cls(value["names"], value["mask"], value["written"], value["consumed"], value["digest"], files)
 
 
 class Streams:
@@ -125,6 +129,23 @@ class Streams:
         if STDIN in position.names:
             self._the_input().rewind(position.consumed, position.digest)
 
+    def cut_back(self, position: Position, cut: Callable[[str, int], object]) -> dict[str, int]:
+        """Cut the files that outputs are redirected to back to where they ended at the checkpoint.
+
+        Args:
+            position: the checkpoint's.
+            cut: shortens the file of a path to a size and keeps what it removes.
+
+        Returns:
+            Bytes cut off from each, where any were.
+        """
+        gone = {name: self._output(name).go_back(mark, cut) for name, mark in position.files.items()}
+        return {name: count for name, count in gone.items() if count}
+
+    def _output(self, name: str) -> Output:
+        target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)
+        return self._outputs.setdefault(name, Output(target, name, self._say))
+
     def _make(self, names: list[str], mask: int) -> Wiring:
         ends = {name: self._open(name) for name in names}
         self.wiring = Wiring(ends, {name: f"pipe:[{os.fstat(fd).st_ino}]" for name, fd in ends.items()}, mask)
@@ -132,10 +153,7 @@ class Streams:
 
     def _open(self, name: str) -> int:
         if name in (STDOUT, STDERR, SCREEN):
-            target = {STDOUT: 1, STDERR: 2}.get(
-                name, self._terminal_fd if self._terminal_fd is not None else 1
-            )
-            return self._outputs.setdefault(name, Output(target, name, self._say)).open()
+            return self._output(name).open()
         if name == STDIN:
             return self._the_input().open()
         reader, writer = os.pipe()
@@ -171,8 +189,10 @@ class Streams:
         """Drain the output pipes and say where the streams stand; call it with the job stopped."""
         assert self.wiring is not None
         written = {name: pump.drain() for name, pump in self._outputs.items() if name in self.wiring.names}
+        marks = {name: self._outputs[name].where() for name in written}
+        files = {name: mark for name, mark in marks.items() if mark is not None}
         consumed, digest = self._input.position() if self._input else (0, "")
-        return Position(self.wiring.names, self.wiring.mask, written, consumed, digest)
+        return Position(self.wiring.names, self.wiring.mask, written, consumed, digest, files)
 
     def forget_input(self, before: int) -> None:
         """Drop kept input that no checkpoint needs any more: all before offset `before`."""

@@ -98,10 +98,19 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class RestoreSucceeded:
-    """A restored incarnation is verified to live."""
+    """A restored incarnation is verified to live.
+
+    Args:
+        now: seconds, monotonic.
+        incarnation: the one that came to be.
+        age: seconds since the checkpoint was taken; None if unknown.
+        cut_bytes: bytes of redirected output that were cut off.
+    """
 
     now: float
     incarnation: int
+    age: float | None = None
+    cut_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,16 @@ def restored(turn: Turn, event: RestoreSucceeded) -> None:
     """A restored job runs."""
     _running(turn)
     origin = turn.state.incarnation.origin
-    turn.record("job-restored", incarnation=event.incarnation, checkpoint=origin)
-    turn.say(NORMAL, f"the job runs again, restored from checkpoint {origin}")
+    turn.record(
+        "job-restored",
+        incarnation=event.incarnation,
+        checkpoint=origin,
+        age_seconds=event.age,
+        cut_bytes=event.cut_bytes,
+    )
+    age = "" if event.age is None else f", taken {event.age:.0f} s ago"
+    cut = f"; {event.cut_bytes} bytes of output are written anew" if event.cut_bytes else ""
+    turn.say(NORMAL, f"the job runs again, restored from checkpoint {origin}{age}{cut}")
 
 
 def start_failed(turn: Turn, event: StartFailed) -> None:

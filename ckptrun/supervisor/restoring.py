@@ -17,7 +17,7 @@ from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine
 from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError
-from ckptrun.journal import populate, records_from_json, rollback
+from ckptrun.journal import cut_back, populate, records_from_json, rollback
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Images:
     """A checkpoint as a restore needs it, wherever it lies."""
 
     facts: Facts
+    created: float
     streams: Mapping[str, Source]
     files: Mapping[str, Source]
 
@@ -83,7 +84,7 @@ class Restorer:
         """Restore and post how it went."""
         post, number, checkpoint = self._tools.post, command.incarnation, command.checkpoint
         try:
-            self._restore(command, incarnation)
+            age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
             incarnation.destroy()
             self._tools.keep_log("restore", checkpoint)
@@ -101,10 +102,11 @@ class Restorer:
             incarnation.destroy()
             post(RestoreFailed(time.monotonic(), number, checkpoint, repr(error)))
         else:
-            post(RestoreSucceeded(time.monotonic(), number))
+            post(RestoreSucceeded(time.monotonic(), number, age, cut))
             incarnation.make_live()
 
-    def _restore(self, command: RestoreJob, incarnation: Incarnation) -> None:
+    def _restore(self, command: RestoreJob, incarnation: Incarnation) -> tuple[float, int]:
+        """Restore; return the checkpoint's age in seconds, and how many bytes of redirected output were cut off."""
         tools = self._tools
         images = self._fetch(command.checkpoint, command.local)
         facts = images.facts
@@ -115,6 +117,12 @@ class Restorer:
         )
         for problem in report.problems:
             tools.note(problem)
+        aside = self._folders.aside
+        cut = tools.streams.cut_back(
+            facts.position, lambda path, size: cut_back(Path(path), size, aside=aside)
+        )
+        if any(facts.position.files[name].inode == _inode(2) for name in cut):
+            tools.say_again(images.created)
         tools.streams.rewind_input(facts.position)
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
@@ -124,6 +132,7 @@ class Restorer:
         tools.journal.resume(records)
         self._run_criu(incarnation, images, facts, helper)
         self._prove(incarnation)
+        return time.time() - images.created, sum(cut.values())
 
     def _check(self, facts: Facts) -> None:
         """Refuse what cannot work before anything is touched."""
@@ -183,6 +192,13 @@ def make_private_tmp(folder: Path, owner: tuple[int, int] | None) -> None:
     folder.mkdir(parents=True, mode=0o700)
     if owner:
         os.chown(folder, *owner)
+
+
+def _inode(fd: int) -> int:
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0
 
 
 def _content(source: Source) -> bytes:

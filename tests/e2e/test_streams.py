@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,8 +181,7 @@ def test_a_redirected_output_survives_the_death_of_ckptrun(lab: Lab):
         result = lab.run(*command, options=OFTEN, stdout=target)
     assert result.code == 0, result.err
     printed = (lab.work / "out.txt").read_text().splitlines()
-    assert printed[-1] == count.result(120)
-    assert set(printed[:-1]) == set(count.lines(120))
+    assert printed == [*count.lines(120), count.result(120)]
 
 
 @pytest.mark.slow
@@ -230,3 +230,22 @@ def test_a_pipeline_inside_the_job_survives_a_kill(lab: Lab):
     result = run.wait()
     assert (result.code, result.out) == (0, "800\n"), result.err
     assert (lab.work / "out.txt").read_text() == "".join(f"{n * 4}\n" for n in range(1, 201))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_a_redirected_output_has_every_line_once_after_a_kill(lab: Lab, mode: str):
+    both = lab.work / "both.txt"
+    both.write_text("before\n")
+    with both.open(mode) as target:
+        command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk")
+        run = lab.start(*command, options=OFTEN, stdout=target, stderr=subprocess.STDOUT)
+        run.commit(2)
+        run.restored(run.kill_job)
+        assert run.wait().code == 0
+    printed = both.read_text().splitlines()
+    own = [line for line in printed if line.startswith("ckptrun: ")]
+    lines = ["before"] if mode == "ab" else []
+    assert [line for line in printed if line not in own] == [*lines, *count.lines(120), count.result(120)]
+    assert any("the job ended with SIGKILL" in line for line in own)
+    assert any(re.search(r"taken \d+ s ago; \d+ bytes of output are written anew", line) for line in own)
