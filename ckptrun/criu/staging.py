@@ -108,6 +108,16 @@ class Slot:
                     return  # done, or an old kernel: the dump faults them in
                 self.populated += step
 
+    def touch(self, size: int) -> None:
+        """Read a byte of every page among the first `size` bytes that was populated before.
+
+        A host may have taken idle memory back (after some 10 s on virtual machines). Only an access brings it in
+        again, and it must not be the dump's, with the job frozen.
+        """
+        end = 0 if self.on_disk else min(size, self.populated)
+        for start in range(0, end, POPULATE_STEP):
+            bytes(self.view[start : min(start + POPULATE_STEP, end) : mmap.PAGESIZE])
+
     def give_back(self, keep: int) -> None:
         """Return all memory past `keep` bytes to the machine."""
         keep = -(-keep // POPULATE_STEP) * POPULATE_STEP

@@ -6,6 +6,7 @@ It must not know what the objects mean.
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -98,7 +99,7 @@ class S3Backend:
     def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
         """Create an object; see `Backend`."""
         with self._errors("write", name):
-            self._client.put_object(**self._at(name), Body=bytes(data), IfNoneMatch="*")
+            self._client.put_object(**self._at(name), Body=_Body(data), IfNoneMatch="*")
 
     def get(self, name: str) -> bytes:
         """Return a whole object; see `Backend`."""
@@ -199,3 +200,32 @@ class S3Backend:
     def _named(self, name: str) -> str:
         at = f" at {self._endpoint}" if self._endpoint else ""
         return f"{self.where(name)}{at}"
+
+
+class _Body(io.RawIOBase):
+    """Bytes as a file that botocore can read, measure and rewind: a pack of 32 MiB is not copied to be sent."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        super().__init__()
+        self._data = memoryview(data)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        self._at = min(max(base + offset, 0), len(self._data))
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = min(len(buffer), len(self._data) - self._at)
+        buffer[:count] = self._data[self._at : self._at + count]
+        self._at += count
+        return count

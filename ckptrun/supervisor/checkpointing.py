@@ -115,6 +115,7 @@ class Checkpointer:
             self._check_room(size)
             slot = self._arena.take(size)
             slot.populate(size + SLACK)
+            slot.touch(size + SLACK)
             attempt.run(slot)
         except CkptrunError as error:
             self._failed(command, slot, attempt, str(error), skipped=isinstance(error, _NoRoomError))
