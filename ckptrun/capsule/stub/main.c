@@ -1,62 +1,10 @@
 /* The helper's entry point: find the role, hand over. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "stub.h"
-
-long number(const char *text)
-{
-    return strtol(text, NULL, 10);
-}
-
-int write_text(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    ssize_t done = write(fd, text, strlen(text));
-    int error = done < 0 ? -errno : 0;
-    close(fd);
-    return error;
-}
-
-int spec_read(int fd, struct spec *spec)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    char *data = malloc((size_t)st.st_size + 1);
-    if (!data)
-        return -ENOMEM;
-    size_t size = 0;
-    while (size < (size_t)st.st_size) {
-        ssize_t n = pread(fd, data + size, (size_t)st.st_size - size, (off_t)size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        size += (size_t)n;
-    }
-    data[size] = 0;
-    size_t count = 0;
-    for (size_t i = 0; i < size; i++)
-        count += data[i] == 0;
-    spec->words = calloc(count + 1, sizeof(char *));
-    if (!spec->words)
-        return -ENOMEM;
-    char *at = data;
-    for (size_t i = 0; i < count; i++) {
-        spec->words[i] = at;
-        at += strlen(at) + 1;
-    }
-    spec->count = count;
-    return 0;
-}
 
 int main(int argc, char **argv)
 {
