@@ -92,6 +92,7 @@ def test_root_without_what_every_restore_needs_is_told_what_is_missing(lab: Lab,
 
 
 @ROOT_ONLY
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sys_ptrace", "net_admin"])
 def test_root_is_not_asked_for_capabilities_that_this_job_can_do_without(lab: Lab, name: str):
     lab.prefix = without_capability(name)
