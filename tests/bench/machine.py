@@ -73,7 +73,7 @@ def facts() -> dict[str, Any]:
         "cores": cores(),
         "virtual": "hypervisor" in _field("/proc/cpuinfo", "flags").split(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "huge_pages": _chosen(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
         "python": platform.python_version(),
         "criu": criu,

@@ -103,20 +103,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def write_markdown(path: Path, facts: dict[str, Any], outcomes: list[Outcome], *, quick: bool) -> None:
+def write_markdown(path: Path, facts: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Put the figures where the document has the last ones."""
     text = path.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    path.write_text(f"{head}{BEGIN}\n{_markdown(facts, outcomes, quick=quick)}{END}{tail}", encoding="utf-8")
+    path.write_text(f"{head}{BEGIN}\n{_markdown(facts, outcomes)}{END}{tail}", encoding="utf-8")
 
 
-def _markdown(facts: dict[str, Any], outcomes: list[Outcome], *, quick: bool) -> str:
+def _markdown(facts: dict[str, Any], outcomes: list[Outcome]) -> str:
     day = dt.datetime.now(dt.UTC).date().isoformat()
-    lines = [f"Taken {day} on {describe(facts)}."]
-    if quick:
-        lines.append("**Quick run: small sizes, few samples; the goals are not for these.**")
-    lines += ["", "| what | median | spread | goal | met? |", "|---|---:|---:|---|---|"]
+    lines = [
+        f"Taken {day} on {describe(facts)}.",
+        "",
+        "| what | median | spread | goal | met? |",
+        "|---|---:|---:|---|---|",
+    ]
     for outcome in outcomes:
         lines.append(f"| **{outcome.name}** ({outcome.load()}) {outcome.problem} | | | | |")
         for figure in outcome.figures:

@@ -60,7 +60,7 @@ def main() -> int:
     if options.json:
         report.write_json(options.json, report.document(facts, outcomes, quick=options.quick))
     if options.markdown:
-        report.write_markdown(options.markdown, facts, outcomes, quick=options.quick)
+        report.write_markdown(options.markdown, facts, outcomes)
     missed = [f"{o.name}: {f.what}" for o in outcomes for f in o.figures if f.met == NO]
     for line in missed:
         console.print(f"missed: {line}", style="red")
@@ -94,6 +94,8 @@ def parse_options() -> argparse.Namespace:
     for name in options.names:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name!r}: choose from {', '.join(NAMES)}")
+    if options.markdown and (options.names or options.quick):
+        parser.error("--markdown takes the place of all figures: run all benchmarks, in full, for it")
     return options
 
 
