@@ -16,12 +16,13 @@ pytestmark = pytest.mark.slow
 
 OFTEN = ("--interval", "0.3s")
 TALK = """
-import time
+import sys, time
 from pathlib import Path
 step = 0
 while not Path('finish').exists():
     step += 1
-    print(step, flush=True)
+    sys.stdout.write(f"{step}\\n")  # in one write, buffered or not: a checkpoint may come between two
+    sys.stdout.flush()
     time.sleep(0.01)
 print('end', flush=True)
 """

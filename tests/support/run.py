@@ -206,11 +206,11 @@ class Lab:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of every process of this lab."""
+        """The environment of every process of this lab; jobs write whole lines, lest a checkpoint comes between."""
         kept = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("CKPTRUN_", "SUDO_", "AWS_"))
+            if not key.startswith(("CKPTRUN_", "SUDO_", "AWS_")) and key != "PYTHONUNBUFFERED"
         }
         for key in ("CKPTRUN_CRIU",):  # which CRIU is the machine's affair, not the test's
             if key in os.environ:
