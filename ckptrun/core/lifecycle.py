@@ -13,6 +13,7 @@ from ckptrun.core.config import RestartPolicy
 from ckptrun.core.events import Fresh, Outcome, RestoreFailed
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.restart import TRANSIENT_TRIES, backoff, describe
+from ckptrun.core.resume import NO_CHECKPOINT
 from ckptrun.core.state import Checkpoint, Flaw, Incarnation, Phase, Stored
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     )
     from ckptrun.core.turn import Turn
 
-NO_CHECKPOINT = 74
 HELD = 79
 
 

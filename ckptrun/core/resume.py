@@ -12,13 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ckptrun.core.model import RunState
+from ckptrun.core.model import Exit, RunState
 from ckptrun.errors import ChoiceNeededError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptrun.core.model import Exit
+NO_CHECKPOINT = 74
+"""What a run exits with when no checkpoint could be restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,15 @@ def _why_failed(situation: Situation) -> str:
     return f"the last run of lineage {situation.name!r} failed{code}"
 
 
+def _was_lost(last: LastRun) -> bool:
+    """Whether the last run ended because what it should have gone on from was no good: its work would go unnoticed."""
+    return (
+        last.state is RunState.FAILED
+        and last.exit is not None
+        and last.exit == Exit("ckptrun", NO_CHECKPOINT)
+    )
+
+
 def _what_changed(situation: Situation) -> str:
     files = ", ".join(repr(f) for f in situation.changed_files)
     which = (
@@ -132,6 +142,13 @@ TABLE = (
         resumable=False,
     ),
     Row("ended with exit 0", lambda s: _last(s).state is RunState.FINISHED, plan=lambda _: FreshStart()),
+    Row(
+        "none of its checkpoints could be restored",
+        lambda s: not s.has_checkpoints and _was_lost(_last(s)),
+        cause=lambda s: f"none of the checkpoints of lineage {s.name!r} could be restored",
+        hint="pass --fresh to start anew",
+        resumable=False,
+    ),
     Row(
         "no checkpoint",
         lambda s: not s.has_checkpoints,

@@ -104,6 +104,7 @@ def test_when_all_checkpoints_are_damaged_the_job_is_not_started_over_silently(l
     for path in objects(lab, kind):
         flip(path)
     refused(lab, 74, "--fresh")
+    refused(lab, 78, "--fresh")  # the same command again, as a service manager would
 
 
 def test_after_that_fresh_starts_anew(lab: Lab):

@@ -35,6 +35,15 @@ def test_a_run_without_a_checkpoint_starts_fresh_and_says_so(state: RunState | N
     assert "no checkpoint" in plan.note
 
 
+def test_a_run_whose_checkpoints_were_all_lost_is_not_started_over_unasked() -> None:
+    last = LastRun(RunState.FAILED, Exit("ckptrun", 74), "d1", "python train.py")
+    lost = Situation("train", last, "d1", (), has_checkpoints=False)
+    for flags in (Flags(), Flags(resume=True)):
+        with pytest.raises(ChoiceNeededError, match=r"none of the checkpoints.*'train'.*--fresh"):
+            decide(lost, flags)
+    assert isinstance(decide(lost, Flags(fresh=True)), FreshStart)
+
+
 def test_a_failed_run_is_refused_naming_both_ways_out() -> None:
     with pytest.raises(ChoiceNeededError, match=r"'train' failed \(exit code 3.*--resume.*--fresh") as raised:
         decide(situation(RunState.FAILED), Flags())
