@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ckptrun.app.identity import changed_files, this_owner
@@ -18,6 +19,7 @@ from ckptrun.errors import (
     UsageError,
 )
 from ckptrun.journal import records_from_json
+from ckptrun.store.lease import is_dead
 from ckptrun.store.repository import Lineage
 from ckptrun.supervisor.facts import Facts
 
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptrun.settings import RunSettings
-    from ckptrun.store.repository import CommandFacts, Writer
+    from ckptrun.store.repository import CommandFacts, Owner, Writer
+
+FENCED_SECONDS = 15.0
+"""How long a run that was taken over may take to notice (its next renewal) and to end."""
+POLL_SECONDS = 0.1
 
 
 class Beginning:
@@ -74,7 +80,24 @@ class Beginning:
             return lineage, None
 
     def _acquire(self, lineage: Lineage) -> Writer:
-        return lineage.acquire(this_owner(), take_over=self.settings.take_over, command=self.command)
+        me = this_owner()
+        head = lineage.head() if self.settings.take_over else None
+        writer = lineage.acquire(me, take_over=self.settings.take_over, command=self.command)
+        if head is not None and head.owner is not None:
+            self._wait_for_end(head.owner, me)
+        return writer
+
+    def _wait_for_end(self, other: Owner, me: Owner) -> None:
+        """Wait for a run on this machine that was just fenced: until it finds that out, its job writes its files."""
+        if (other.boot_id, other.pid_namespace) != (me.boot_id, me.pid_namespace) or is_dead(other, me):
+            return
+        self._note(f"waiting for process {other.pid}, from which the lineage was taken over, to stop its job")
+        deadline = time.monotonic() + FENCED_SECONDS
+        while not is_dead(other, me):
+            if time.monotonic() > deadline:
+                self._note(f"process {other.pid} still runs; its job may write the same files as this one")
+                return
+            time.sleep(POLL_SECONDS)
 
     def acquire_late(self, lineage: Lineage) -> Writer:
         """Take the lineage after the job has begun anew; not if there was something to go on from.

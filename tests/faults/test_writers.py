@@ -43,10 +43,10 @@ def test_take_over_stops_the_other_run_and_goes_on_from_its_newest_checkpoint(la
         elsewhere.work = lab.work
         second = elsewhere.start(*JOB, options=(*OFTEN, "--take-over"))
         restored = second.event(RESTORED)["checkpoint"]
+        assert not job.is_running(), "two jobs write the same files"
         fenced = first.wait()
         assert (fenced.code, fenced.out) == (79, ""), fenced.err
         assert "taken over" in fenced.err
-        assert not job.is_running()
         assert restored == lab.events(COMMITTED)[-1]["id"]
         second.commit()
         (elsewhere.work / "finish").touch()
