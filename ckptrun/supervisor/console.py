@@ -5,7 +5,6 @@ Called by the loop, whose main thread does all of it; other threads only enqueue
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -80,8 +79,7 @@ class Console:
 
     def _pass_on(self, signum: int) -> None:
         if self._shell.incarnation:
-            with contextlib.suppress(AttributeError):  # its capsule is still being made
-                self._shell.incarnation.signal(signum)
+            self._shell.incarnation.signal(signum)
 
     def _interrupted(self) -> None:
         if self._shell.incarnation:

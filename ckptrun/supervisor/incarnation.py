@@ -19,6 +19,7 @@ from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, pid_inside
 from ckptrun.capsule.helper import HIDDEN
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
+from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,10 +74,19 @@ class Incarnation:
         self._status: int | None = None
         self._oom_before = _oom_kills()
         self._job_pid: int | None = None
+        self._condemned = False
+        self._opened = False
         self.capsule: Capsule
 
     def open(self, helper: Helper, offsets: Offsets | None = None) -> None:
-        """Make the capsule; main thread only. Raises what `Capsule.start` raises."""
+        """Make the capsule; main thread only.
+
+        Raises:
+            RestoreError: it was killed before.
+            PermissionMissingError, MissingFeatureError: see `Capsule.start`.
+        """
+        if self._condemned:
+            raise RestoreError("the run is over")
         shared = {} if self._job.private_tmp is None else {"tmp": self._job.private_tmp}
         privilege = self._job.privilege
         spec = CapsuleSpec(helper, shared, privilege.user_namespace, offsets, privilege.owner)
@@ -85,6 +95,7 @@ class Incarnation:
             self.offsets = offsets
         self.capsule = Capsule(spec, Callbacks(self._exited, self._stopped, self._gone))
         self.capsule.start()
+        self._opened = True
 
     def start_fresh(self) -> None:
         """Start the user's command. Raises OSError."""
@@ -154,7 +165,9 @@ class Incarnation:
         return len(pids) < 2 or any(_is_zombie(pid) for pid in (pids[0], self.job_pid() or 0))
 
     def job_pid(self) -> int | None:
-        """Return the PID, seen from here, of the job's first process."""
+        """Return the PID, seen from here, of the job's first process; None while there is none."""
+        if not self._opened:
+            return None
         if self._job_pid is None or not psutil.pid_exists(self._job_pid):
             children = ((pid_inside(pid), pid) for pid in self.pids()[1:])
             self._job_pid = next((pid for inside, pid in children if inside == ROOT_PID + 1), None)
@@ -165,8 +178,20 @@ class Incarnation:
         return f"/proc/{self.capsule.init_pid}/root"
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the job; the job root passes it on."""
-        self.capsule.kill(ROOT_PID, signum)
+        """Send a signal to the job, if it is there yet; the job root passes it on."""
+        if self._opened:
+            self.capsule.kill(ROOT_PID, signum)
+
+    def condemn(self) -> bool:
+        """Have it killed: main thread only.
+
+        Returns:
+            Whether there is something to `destroy`. If not, it gets no capsule any more, and its end is posted.
+        """
+        self._condemned = True
+        if not self._opened:
+            self._post(CapsuleGone(time.monotonic(), self.number))
+        return self._opened
 
     def destroy(self) -> None:
         """End everything of this incarnation."""

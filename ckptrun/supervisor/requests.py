@@ -49,7 +49,7 @@ def _status(shell: Shell, parts: Parts, uptime: float) -> Message:
     incarnation = shell.incarnation
     return {
         "pid": os.getpid(),
-        "job_pid": incarnation.job_pid() if incarnation and incarnation.capsule.init_pid else None,
+        "job_pid": incarnation.job_pid() if incarnation else None,
         "incarnation": incarnation.number if incarnation else 0,
         "uptime_seconds": uptime,
         "staging_bytes": parts.arena.held,

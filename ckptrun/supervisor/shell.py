@@ -167,7 +167,7 @@ class Shell:
                 if self.incarnation:
                     self.incarnation.signal(signum)
             case c.KillCapsule(number):
-                if self.incarnation and self.incarnation.number == number:
+                if self.incarnation and self.incarnation.number == number and self.incarnation.condemn():
                     self._worker("kill", self.incarnation.destroy)
             case c.MarkBad(checkpoint, reason):
                 parts.vault.mark_bad(checkpoint, reason)
