@@ -86,6 +86,7 @@ def program() -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run ckptrun with ``words`` (by default the process's arguments); return the exit code, never raise."""
     arguments = list(sys.argv[1:] if words is None else words)
+    _open_standard_streams()
     try:
         return _run(arguments)
     except CkptrunError as error:
@@ -150,6 +151,17 @@ def _sentence(error: click.ClickException) -> str:
         return f"no such option {error.option_name!r}{meant}"
     text = " ".join(error.format_message().split()).rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed: else the next file opened would be taken for it."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _forget_stdout() -> None:

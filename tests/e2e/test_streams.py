@@ -87,6 +87,18 @@ def test_a_closed_standard_input_is_the_end_of_input(lab: Lab):
     assert lab.shell("ckptrun sh -c 'cat; echo end' <&-").out == "end\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_taken_for_nothing_else(lab: Lab, closed: str):
+    script = "import sys; print(len(sys.stdin.read())); sys.stderr.write('mar' + 'ker'); print('mar' + 'ker')"
+    result = lab.shell(f"ckptrun {sys.executable} -c \"{script}; open('done', 'w')\" {closed}")
+    assert result.code == 0, result.err
+    assert (lab.work / "done").exists()
+    if closed == "<&-":
+        assert result.out == "0\nmarker\n"
+    files = [path for path in lab.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"marker" in path.read_bytes()]
+
+
 def test_dev_null_as_input_is_the_end_of_input(lab: Lab):
     assert lab.run("sh", "-c", "cat; echo end").out == "end\n"
 
