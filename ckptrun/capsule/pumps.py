@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 _BACKGROUND_MILLISECONDS = 200
 """How often a run in the background looks whether it was brought to the foreground."""
+HURRY_SECONDS = 3.0
+"""How long a run that is being ended waits for a reader that takes nothing."""
+_LOOK_SECONDS = 0.2
 KEPT_INPUT_LIMIT = 64 << 20
 """Bytes of standard input kept for replay at most."""
 
@@ -130,10 +133,15 @@ class Output:
                 with self._lock:
                     self._pending = parts + self._pending
 
-    def finish(self) -> None:
-        """Carry what is left; every writer is gone."""
+    def finish(self, hurry: threading.Event) -> None:
+        """Carry what is left; every writer is gone. Once `hurry` is set, a reader that takes nothing is left alone."""
         if self._thread:
-            self._thread.join()
+            while self._thread.is_alive() and not hurry.is_set():
+                self._thread.join(_LOOK_SECONDS)
+            self._thread.join(HURRY_SECONDS)
+            if self._thread.is_alive():
+                self._say(f"nobody reads {self._name}: the last of it is lost")
+                return
             self._thread = None
             os.close(self._wake[0])
             os.close(self._wake[1])

@@ -13,6 +13,7 @@ import contextlib
 import os
 import stat
 import struct
+import threading
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,7 @@ class Streams:
         self._keys: Keys | None = None
         self._sizes_fd = -1
         self._say = say
+        self._hurry = threading.Event()
         self.wiring: Wiring | None = None
         self.interrupted: Callable[[], None] = lambda: None
         """Called, from a thread, when Ctrl-C goes to the job's terminal."""
@@ -199,10 +201,14 @@ class Streams:
         if self._input:
             self._input.forget(before)
 
+    def hurry(self) -> None:
+        """Wait no longer for whoever does not read our output: the run is being ended."""
+        self._hurry.set()
+
     def incarnation_ended(self) -> None:
         """Carry what is left in the output pipes and close this incarnation's ends; the capsule must be gone."""
         for pump in self._outputs.values():
-            pump.finish()
+            pump.finish(self._hurry)
         if self._input:
             self._input.disconnect()
         if self._keys:

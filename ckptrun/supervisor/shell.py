@@ -167,6 +167,7 @@ class Shell:
                 if self.incarnation:
                     self.incarnation.signal(signum)
             case c.KillCapsule(number):
+                parts.streams.hurry()
                 if self.incarnation and self.incarnation.number == number and self.incarnation.condemn():
                     self._worker("kill", self.incarnation.destroy)
             case c.MarkBad(checkpoint, reason):

@@ -40,7 +40,7 @@ def test_output_is_carried_in_order_and_counted(sink: tuple[int, int]):
     for n in range(300):
         os.write(job, b"%d\n" % n)
     os.close(job)
-    output.finish()
+    output.finish(threading.Event())
     expected = b"".join(b"%d\n" % n for n in range(300))
     assert os.read(sink[0], 65536) == expected
     assert output.count == len(expected)
@@ -71,7 +71,7 @@ def test_a_drain_takes_all_the_job_has_written_though_our_own_reader_is_slow(sin
 
     thread = threading.Thread(target=read)
     thread.start()
-    output.finish()
+    output.finish(threading.Event())
     os.close(sink[1])
     thread.join()
     assert b"".join(got).lstrip(b"-") == b"first second third"
@@ -97,12 +97,12 @@ def test_when_nobody_reads_our_output_the_job_gets_a_broken_pipe_now_and_after_a
     wait_until(broken)
     assert output.drain() == 1
     os.close(job)
-    output.finish()
+    output.finish(threading.Event())
     job = output.open()
     with pytest.raises(BrokenPipeError):
         os.write(job, b"x")
     os.close(job)
-    output.finish()
+    output.finish(threading.Event())
     assert said == []
 
 
@@ -115,7 +115,7 @@ def test_an_output_that_cannot_be_written_is_said():
     wait_until(lambda: output.broken)
     assert said == ["stdout cannot be written (No space left on device): the job finds its pipe broken"]
     os.close(job)
-    output.finish()
+    output.finish(threading.Event())
     os.close(full)
 
 

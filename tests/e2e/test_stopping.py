@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 JOBS = Path(__file__).parent / "jobs"
+PIPE_BYTES = 1 << 16
 COUNT = (sys.executable, JOBS / "count.py", "--steps", 150)
 
 
@@ -109,3 +113,31 @@ def test_when_no_checkpoint_can_be_taken_the_job_gets_the_signal(lab: Lab):
     result = run.wait()
     assert "told to stop" in result.out, result.err
     assert result.code == 5
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_reads_nothing(lab: Lab):
+    reader, writer = os.pipe()
+    run = lab.start("yes", stdout=writer)
+    os.close(writer)
+    run.until("a full pipe", lambda: waiting(reader) >= PIPE_BYTES)
+    run.process.terminate()
+    result = run.wait(20)
+    assert result.code == 75
+    assert "nobody reads stdout" in result.err
+    os.close(reader)
+
+
+def test_a_slow_reader_gets_all_that_a_job_wrote(lab: Lab):
+    reader, writer = os.pipe()
+    run = lab.start("seq", "1", "40000", stdout=writer)
+    os.close(writer)
+    run.until("a full pipe", lambda: waiting(reader) >= PIPE_BYTES)
+    time.sleep(4)
+    with os.fdopen(reader) as output:
+        assert output.read() == "".join(f"{n}\n" for n in range(1, 40001))
+    assert run.wait().code == 0
+
+
+def waiting(pipe: int) -> int:
+    """Return how many bytes lie in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
