@@ -36,6 +36,7 @@ from ckptrun.telemetry.events import FILE_NAME, EventLog
 from ckptrun.telemetry.speak import Speaker, say_logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ckptrun.settings import RunSettings
@@ -52,7 +53,11 @@ def run(settings: RunSettings) -> int:
     """
     signals.block()
     check_command(settings)
-    return _Run(settings).run()
+    started = _Run(settings)
+    code = started.run()
+    if started.lingers():
+        os._exit(code)  # a regular end waits for every thread, also for one that a hung store holds
+    return code
 
 
 class _Run:
@@ -68,6 +73,7 @@ class _Run:
         self.command = command_facts(settings.command, settings.cwd)
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.started = time.time()
+        self.lingers: Callable[[], bool] = lambda: False
 
     def run(self) -> int:
         settings = self.settings
@@ -89,6 +95,7 @@ class _Run:
         diary = EventLog(settings.run_dir / FILE_NAME)
         keep = Keep(settings.keep_last)
         vault = Vault(lineage, writer, lambda: beginning.acquire_late(lineage), keep, shell.post, self._note)
+        self.lingers = lambda: vault.busy
         parts = self._parts(shell, vault, place, diary)
         run = RunInfo(RunState.RUNNING, None, self.command, self.started, None, dict(settings.labels))
         diary.emit("run", command=list(settings.command), pid=os.getpid(), store=settings.store_url)

@@ -17,6 +17,7 @@ from ckptrun.errors import CkptrunError, FencedError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from ckptrun.core.events import Event
     from ckptrun.core.model import CheckpointRecord
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.staged import Staged
 
 RENEW_SECONDS = 5.0
+CLOSE_SECONDS = 30.0
+"""How long the end of a run waits for a store that does not answer."""
 
 
 class Vault:
@@ -54,6 +57,7 @@ class Vault:
         self._post = post
         self._note = note
         self._uploads = ThreadPoolExecutor(1, "upload")
+        self._submitted: list[Future[None]] = []
         self._stop = threading.Event()
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._out_of_reach = False
@@ -68,7 +72,7 @@ class Vault:
 
     def upload(self, staged: Staged) -> None:
         """Put a checkpoint into the store and commit it, in the background; posts how it went."""
-        self._uploads.submit(self._upload, staged)
+        self._submit(lambda: self._upload(staged))
 
     def load(self, checkpoint: str) -> StoredCheckpoint:
         """Return a committed checkpoint; CkptrunError if it cannot be read."""
@@ -95,18 +99,37 @@ class Vault:
             except CkptrunError as error:
                 self._note(f"corrupt checkpoint {checkpoint} stays listed: {error}")
 
-        self._uploads.submit(work)
+        self._submit(work)
 
     def close(self, run: RunInfo) -> None:
-        """Record how the run ended and give the lease back; says so when that fails."""
+        """Record how the run ended and give the lease back; says so when that fails. An upload is not waited for."""
         self._stop.set()
         self._uploads.shutdown(wait=False, cancel_futures=True)
         if self._writer is None:
             return
+        failures: list[str] = ["the store does not answer"]
+        closing = threading.Thread(target=self._close, args=(self._writer, run, failures), daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if failures:
+            self._note(f"the end of this run could not be recorded: {failures[-1]}")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an upload still runs."""
+        return any(not future.done() for future in self._submitted)
+
+    def _close(self, writer: Writer, run: RunInfo, failures: list[str]) -> None:
         try:
-            self._writer.close(run)
+            writer.close(run)
         except CkptrunError as error:
-            self._note(f"the end of this run could not be recorded: {error}")
+            failures.append(str(error))
+        else:
+            failures.clear()
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._submitted = [future for future in self._submitted if not future.done()]
+        self._submitted.append(self._uploads.submit(work))
 
     def _upload(self, staged: Staged) -> None:
         started = time.monotonic()

@@ -1,0 +1,43 @@
+"""How a run ends while its store is in no mood to let it."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from injected import SLEEP, Fault
+
+if TYPE_CHECKING:
+    from support.run import Lab
+
+HUNG_SECONDS = 60.0
+UPLOADS = Fault(
+    "ckptrun.store.localfs:LocalBackend.put_if_absent",
+    about="packs",
+    commits=0,
+    act=SLEEP,
+    seconds=HUNG_SECONDS,
+)
+JOB = (sys.executable, "-c", "import time\nprint('up', flush=True)\ntime.sleep(3)\nraise SystemExit(4)")
+
+
+def test_a_job_that_ended_does_not_wait_for_an_upload_that_hangs(lab: Lab):
+    slow = dataclasses.replace(lab, program=UPLOADS.program())
+    run = slow.start(*JOB, options=("--interval", "0.5s", "--restart", "never"))
+    lab.runs.append(run)
+    run.event("checkpoint-staged")
+    assert run.wait(20).code == 4
+    assert lab.ask("show", "--json").json["exit"] == {"by": "job", "code": 4}
+    lab.expect_nothing_left()
+
+
+def test_a_stop_whose_upload_hangs_ends_within_its_grace(lab: Lab):
+    slow = dataclasses.replace(lab, program=UPLOADS.program())
+    run = slow.start("sleep", "100", options=("--interval", "off", "--grace", "4s"))
+    lab.runs.append(run)
+    run.job_pid()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(20).code == 128 + signal.SIGTERM
+    lab.expect_nothing_left()
