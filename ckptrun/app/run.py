@@ -111,6 +111,7 @@ class _Run:
             beginning.mark(finished=finish.state is RunState.FINISHED)
         finally:
             stop.set()
+            shell.tell_end()
             server.close()
             parts.arena.close()
             diary.close()

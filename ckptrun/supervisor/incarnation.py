@@ -209,13 +209,15 @@ class Incarnation:
             self._on_stop()
 
     def _gone(self) -> None:
-        if self._streams.wiring is not None:
-            self._streams.incarnation_ended()
-        with self._lock:
-            self.ended.set()
-            report = self._live
-        if report:
-            self._report()
+        try:
+            if self._streams.wiring is not None:
+                self._streams.incarnation_ended()
+        finally:  # whatever it is, the loop must not wait for ever
+            with self._lock:
+                self.ended.set()
+                report = self._live
+            if report:
+                self._report()
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -111,8 +111,6 @@ class Shell:
             if self.incarnation:
                 self.incarnation.destroy()
             console.close()
-            for tell in self._on_end:
-                tell()
         return self._finish
 
     def _take_one(self) -> None:
@@ -254,8 +252,13 @@ class Shell:
         return self.state.newest.id if self.state.newest else None
 
     def at_end(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called when the run is over."""
+        """Have `tell` called when the run is over and its end recorded."""
         self._on_end.append(tell)
+
+    def tell_end(self) -> None:
+        """Tell whoever waits for the end that the same command can be run again."""
+        for tell in self._on_end:
+            tell()
 
     def enqueue(self, task: Task) -> None:
         """Have the main thread do something, without waiting; any thread."""

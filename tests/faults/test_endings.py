@@ -41,3 +41,15 @@ def test_a_stop_whose_upload_hangs_ends_within_its_grace(lab: Lab):
     run.process.send_signal(signal.SIGTERM)
     assert run.wait(20).code == 128 + signal.SIGTERM
     lab.expect_nothing_left()
+
+
+def test_who_has_stopped_a_run_can_start_it_again_at_once(lab: Lab):
+    slow = dataclasses.replace(
+        lab, program=Fault("ckptrun.store.writer:Writer.close", commits=0, act=SLEEP, seconds=3.0).program()
+    )
+    run = slow.start("sleep", "100", options=("--interval", "off"))
+    lab.runs.append(run)
+    run.job_pid()
+    assert lab.ask("stop").code == 0
+    assert lab.ask("show", "--json").json["state"] == "interrupted"
+    assert run.wait().code == 75
