@@ -102,6 +102,7 @@ class Streams:
         self._sizes_fd = -1
         self._say = say
         self._hurry = threading.Event()
+        self._ending = threading.Lock()
         self.wiring: Wiring | None = None
         self.interrupted: Callable[[], None] = lambda: None
         """Called, from a thread, when Ctrl-C goes to the job's terminal."""
@@ -149,7 +150,14 @@ class Streams:
         return self._outputs.setdefault(name, Output(target, name, self._say))
 
     def _make(self, names: list[str], mask: int) -> Wiring:
-        ends = {name: self._open(name) for name in names}
+        ends: dict[str, int] = {}
+        try:
+            for name in names:
+                ends[name] = self._open(name)
+        except OSError:
+            for fd in ends.values():
+                os.close(fd)
+            raise
         self.wiring = Wiring(ends, {name: f"pipe:[{os.fstat(fd).st_ino}]" for name, fd in ends.items()}, mask)
         return self.wiring
 
@@ -206,17 +214,21 @@ class Streams:
         self._hurry.set()
 
     def incarnation_ended(self) -> None:
-        """Carry what is left in the output pipes and close this incarnation's ends; the capsule must be gone."""
-        for pump in self._outputs.values():
-            pump.finish(self._hurry)
-        if self._input:
-            self._input.disconnect()
-        if self._keys:
-            self._keys.close()
-            self._keys = None
-        if self._sizes_fd >= 0:
-            os.close(self._sizes_fd)
-            self._sizes_fd = -1
+        """Carry what is left in the output pipes and close this incarnation's ends; the capsule must be gone.
+
+        May be called again, by any thread; returns when all is done.
+        """
+        with self._ending:
+            for pump in self._outputs.values():
+                pump.finish(self._hurry)
+            if self._input:
+                self._input.disconnect()
+            if self._keys:
+                self._keys.close()
+                self._keys = None
+            if self._sizes_fd >= 0:
+                os.close(self._sizes_fd)
+                self._sizes_fd = -1
 
 
 def _is_terminal(fd: int) -> bool:

@@ -86,7 +86,7 @@ class Restorer:
         try:
             age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
-            incarnation.destroy()
+            self._clear(incarnation)
             self._tools.keep_log("restore", checkpoint)
             post(
                 RestoreFailed(
@@ -99,11 +99,16 @@ class Restorer:
                 )
             )
         except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
-            incarnation.destroy()
+            self._clear(incarnation)
             post(RestoreFailed(time.monotonic(), number, checkpoint, repr(error)))
         else:
             post(RestoreSucceeded(time.monotonic(), number, age, cut))
             incarnation.make_live()
+
+    def _clear(self, incarnation: Incarnation) -> None:
+        """Leave nothing of a failed restore to the next one."""
+        incarnation.destroy()
+        self._tools.streams.incarnation_ended()  # of a capsule that had gone before its streams were made, too
 
     def _restore(self, command: RestoreJob, incarnation: Incarnation) -> tuple[float, int]:
         """Restore; return the checkpoint's age in seconds, and how many bytes of redirected output were cut off."""

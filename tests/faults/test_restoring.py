@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from injected import SLEEP, Fault
 
@@ -54,3 +56,21 @@ def test_a_stop_before_the_restored_job_has_a_capsule_ends_the_run_at_once(lab: 
     lab.expect_nothing_left()
     assert lines(lab) == before
     assert len(lab.events("run-ended")) == 1
+
+
+def test_a_capsule_that_dies_under_a_restore_leaves_nothing_open(lab: Lab):
+    fault = Fault("ckptrun.supervisor.restoring:Restorer._run_criu", commits=0, act=SLEEP, seconds=3.0)
+    slow = dataclasses.replace(lab, program=fault.program())
+    run = slow.start(*JOB, options=("--interval", "off"), stdin=subprocess.PIPE)
+    lab.runs.append(run)
+    run.checkpoint()
+    newest = run.checkpoint()
+    supervisor = psutil.Process(run.process.pid)
+    before = supervisor.num_fds()
+    run.kill_job()
+    run.event("restore-started")
+    (init,) = run.until("a new capsule", supervisor.children)
+    init.kill()
+    restored = run.event("job-restored")
+    assert restored["checkpoint"] == newest
+    run.until("nothing open that was not before", lambda: supervisor.num_fds() <= before, timeout=5)
