@@ -17,7 +17,9 @@ import threading
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.capsule.pumps import FileMark, Input, Keys, Output
+from ckptrun.capsule.input import Input
+from ckptrun.capsule.keys import Keys
+from ckptrun.capsule.output import FileMark, Output
 from ckptrun.capsule.terminal import Terminal
 
 if TYPE_CHECKING:

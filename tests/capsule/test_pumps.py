@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from live import descriptors, wait_until
 
-from ckptrun.capsule import pumps
-from ckptrun.capsule.pumps import Input, Output
+from ckptrun.capsule import input as inputs
+from ckptrun.capsule.input import Input
+from ckptrun.capsule.output import Output
 from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def test_input_that_no_checkpoint_needs_is_dropped_and_cannot_be_replayed(feed: 
 def test_kept_input_is_bounded_and_the_bound_is_said(
     feed: Callable[[bytes], Fed], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pumps, "KEPT_INPUT_LIMIT", 1 << 18)
+    monkeypatch.setattr(inputs, "KEPT_INPUT_LIMIT", 1 << 18)
     fed = feed(LONG)
     fed.take(len(LONG))
     position = fed.input.position()

@@ -127,7 +127,10 @@ def test_a_job_whose_reader_went_away_for_good_is_not_restored_for_ever(lab: Lab
     os.close(writer)
     run.commit(1)
     os.close(reader)
-    assert run.wait().code in {1, 120}  # BrokenPipeError, now or when Python flushes, each time it is restored
+    assert run.wait().code in {
+        1,
+        120,
+    }  # BrokenPipeError, now or when Python flushes, each time it is restored
 
 
 @pytest.mark.slow

@@ -1,0 +1,186 @@
+"""One output stream of the job: a thread carries it from the capsule's pipe to a descriptor of ours.
+
+Used by `streams` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_CHUNK = 65536
+HURRY_SECONDS = 3.0
+"""How long a run that is being ended waits for a reader that takes nothing."""
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """A place in a regular file: its path and identity, and an offset in bytes."""
+
+    path: str
+    device: int
+    inode: int
+    at: int
+
+
+class Output:
+    """One output stream: from the capsule's pipe to `target`.
+
+    `count` is the number of bytes the job has written to it since the lineage began. A regular file is written
+    inside the freeze to the last byte, so that `where` it ends then can be told and it can be cut back to there.
+    """
+
+    def __init__(self, target: int, name: str, say: Callable[[str], None]) -> None:
+        self.count = 0
+        self.broken = False
+        self._target = target
+        self._name = name
+        self._say = say
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._is_file = _is_regular(target)
+        self._pending: list[bytes] = []
+        self._reader = -1
+        self._wake = (-1, -1)
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> int:
+        """Start carrying a new pipe; returns its write end."""
+        self._reader, writer = os.pipe()
+        if self.broken:  # nobody reads it any more: the job is to find that out as it would have
+            os.close(self._reader)
+            return writer
+        os.set_blocking(self._reader, False)
+        self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+        return writer
+
+    def drain(self) -> int:
+        """Take everything out of the pipe and return `count`; the writers must be stopped."""
+        with self._lock:
+            if self._thread and not self.broken:
+                while data := self._read():
+                    self._pending.append(data)
+                os.write(self._wake[1], b"x")
+        if self._is_file and not self.broken:
+            self._flush()
+        return self.count
+
+    def where(self) -> FileMark | None:
+        """Return where the file ends that this stream goes to; None if it is no file. Call it after every `drain`."""
+        if not self._is_file or self.broken:
+            return None
+        status = os.fstat(self._target)
+        appending = fcntl.fcntl(self._target, fcntl.F_GETFL) & os.O_APPEND
+        at = status.st_size if appending else os.lseek(self._target, 0, os.SEEK_CUR)
+        return FileMark(
+            str(Path(f"/proc/self/fd/{self._target}").readlink()), status.st_dev, status.st_ino, at
+        )
+
+    def go_back(self, mark: FileMark, cut: Callable[[str, int], object]) -> int:
+        """Cut the file back to `mark` if it is still the same one; return how many bytes went.
+
+        Args:
+            mark: what `where` said at the freeze.
+            cut: shortens the file of a path to a size and keeps what it removes.
+        """
+        if not self._is_file:
+            return 0
+        status = os.fstat(self._target)
+        excess = status.st_size - mark.at
+        if (status.st_dev, status.st_ino) != (mark.device, mark.inode) or excess <= 0:
+            return 0
+        path = str(Path(f"/proc/self/fd/{self._target}").readlink())
+        with contextlib.suppress(OSError):
+            if Path(path).stat().st_ino == status.st_ino:
+                cut(path, mark.at)
+        os.ftruncate(self._target, mark.at)
+        os.lseek(self._target, mark.at, os.SEEK_SET)
+        return excess
+
+    def _flush(self) -> None:
+        with self._writing:
+            with self._lock:
+                parts, self._pending = self._pending, []
+            try:
+                self._write(b"".join(parts))
+            except OSError:  # the pump meets the same and says it
+                with self._lock:
+                    self._pending = parts + self._pending
+
+    def finish(self, hurry: threading.Event) -> None:
+        """Carry what is left; every writer is gone. Once `hurry` is set, a reader that takes nothing is left alone."""
+        if self._thread:
+            while self._thread.is_alive() and not hurry.is_set():
+                self._thread.join(_LOOK_SECONDS)
+            self._thread.join(HURRY_SECONDS)
+            if self._thread.is_alive():
+                self._say(f"nobody reads {self._name}: the last of it is lost")
+                return
+            self._thread = None
+            os.close(self._wake[0])
+            os.close(self._wake[1])
+
+    def _read(self) -> bytes | None:
+        """Return what is in the pipe, b"" at its end, None if it is empty now."""
+        try:
+            data = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return None
+        self.count += len(data)
+        return data
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        poll.register(self._wake[0], select.POLLIN)
+        try:
+            while True:
+                woken = any(fd == self._wake[0] for fd, _ in poll.poll())
+                with self._writing:
+                    with self._lock:
+                        if woken:
+                            os.read(self._wake[0], _CHUNK)
+                        data = self._read()
+                        parts, self._pending = self._pending, []
+                    if data:
+                        parts.append(data)
+                    self._write(b"".join(parts))
+                if data == b"":
+                    return
+        except OSError as error:  # nobody takes our stream any more, as the job is about to learn
+            self.broken = True
+            if error.errno != errno.EPIPE:
+                self._say(f"{self._name} cannot be written ({error.strerror}): the job finds its pipe broken")
+        finally:
+            with self._lock:
+                os.close(self._reader)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._target, view) :]
+            except BlockingIOError:
+                select.select([], [self._target], [])
+
+
+def _is_regular(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
