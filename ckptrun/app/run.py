@@ -51,7 +51,6 @@ def run(settings: RunSettings) -> int:
     Raises:
         CkptrunError: the run could not begin.
     """
-    signals.block()
     check_command(settings)
     started = _Run(settings)
     code = started.run()
@@ -79,6 +78,7 @@ class _Run:
         settings = self.settings
         beginning = Beginning(settings, self.command, self._note)
         lineage, writer = beginning.open_store()
+        signals.block()  # until here, while a lease may be watched, they end ckptrun; no thread lives yet
         try:
             plan, notes = beginning.plan(lineage, writer)
         except BaseException:
