@@ -40,8 +40,8 @@ class Backend(Protocol):
     def prepare(self) -> None:
         """Make the store's own root where that is customary (a directory); StoreError."""
 
-    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
-        """Create a durable object, all or nothing; PreconditionError if the name is taken."""
+    def put_if_absent(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Create a durable object of all pieces, or nothing; PreconditionError if the name is taken."""
 
     def get(self, name: str) -> bytes:
         """Return a whole object; MissingError."""

@@ -26,7 +26,7 @@ from ckptrun.errors import (
 from ckptrun.store.backend import MissingError, Versioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 KEPT_GENERATIONS = 8
@@ -72,11 +72,11 @@ class LocalBackend:
         with self._errors("make", self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
+    def put_if_absent(self, name: str, *pieces: bytes | memoryview) -> None:
         """Create an object; see `Backend`."""
         path = self._root / name
         with self._errors("write", path):
-            self._link(path, data)
+            self._link(path, pieces)
 
     def get(self, name: str) -> bytes:
         """Return a whole object; see `Backend`."""
@@ -150,7 +150,7 @@ class LocalBackend:
             generations = self._generations(path)
             if generations and generations[-1] >= number:
                 raise PreconditionError(f"{_numbered(path, number)} was written by someone else")
-            self._link(_numbered(path, number), data)
+            self._link(_numbered(path, number), (data,))
             generations = self._generations(path)
             if generations[-1] != number:  # ours filled a gap below the newest, left by removed ones
                 _numbered(path, number).unlink(missing_ok=True)
@@ -188,15 +188,16 @@ class LocalBackend:
             int(n[len(prefix) :]) for n in names if n.startswith(prefix) and n[len(prefix) :].isdecimal()
         )
 
-    def _link(self, path: Path, data: bytes | memoryview) -> None:
+    def _link(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         self._make_folder(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+                for piece in pieces:
+                    left = memoryview(piece)
+                    while left:
+                        left = left[os.write(fd, left) :]
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -29,7 +29,7 @@ from ckptrun.errors import (
 from ckptrun.store.backend import MissingError, Versioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -96,10 +96,10 @@ class S3Backend:
     def prepare(self) -> None:
         """Do nothing: buckets are not made by ckptrun."""
 
-    def put_if_absent(self, name: str, data: bytes | memoryview) -> None:
+    def put_if_absent(self, name: str, *pieces: bytes | memoryview) -> None:
         """Create an object; see `Backend`."""
         with self._errors("write", name):
-            self._client.put_object(**self._at(name), Body=_Body(data), IfNoneMatch="*")
+            self._client.put_object(**self._at(name), Body=_Body(pieces), IfNoneMatch="*")
 
     def get(self, name: str) -> bytes:
         """Return a whole object; see `Backend`."""
@@ -205,9 +205,10 @@ class S3Backend:
 class _Body(io.RawIOBase):
     """Bytes as a file that botocore can read, measure and rewind: a pack of 32 MiB is not copied to be sent."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
         super().__init__()
-        self._data = memoryview(data)
+        self._pieces = [memoryview(piece) for piece in pieces]
+        self._size = sum(map(len, self._pieces))
         self._at = 0
 
     def readable(self) -> bool:
@@ -220,12 +221,17 @@ class _Body(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
-        self._at = min(max(base + offset, 0), len(self._data))
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = min(max(base + offset, 0), self._size)
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
-        count = min(len(buffer), len(self._data) - self._at)
-        buffer[:count] = self._data[self._at : self._at + count]
-        self._at += count
-        return count
+        offset = self._at
+        for piece in self._pieces:
+            if offset < len(piece):
+                count = min(len(buffer), len(piece) - offset)
+                buffer[:count] = piece[offset : offset + count]
+                self._at += count
+                return count
+            offset -= len(piece)
+        return 0
