@@ -163,7 +163,7 @@ class _Run:
             self._note,
             self.speaker.say_again,
         )
-        checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room)
+        checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
             settings.run_dir / "aside",
             settings.state_dir / "helpers",

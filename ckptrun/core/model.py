@@ -103,10 +103,18 @@ class ImageStream:
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """Content of one journaled file as of the freeze, named by a key that its record in the facts refers to."""
+    """Content of one journaled file as of the freeze, named by a key that its record in the facts refers to.
+
+    Args:
+        key: its name.
+        data: its bytes.
+        fixed: the key says what the bytes are, in this lineage and for ever: a store that knows the key need not read
+            them again.
+    """
 
     key: str
     data: Source
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

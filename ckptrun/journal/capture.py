@@ -209,7 +209,7 @@ class Journal:
         self._last = last
         return Capture(
             records=tuple(records),
-            contents=tuple(FileContent(key, source) for key, source in contents.items()),
+            contents=tuple(FileContent(key, source, fixed=True) for key, source in contents.items()),
             reused=prepared.reused & contents.keys(),
             bytes_inside=frozen.bytes_inside,
             bytes_early=prepared.copied,

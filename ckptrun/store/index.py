@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptrun.store.crypto import ID_SIZE
 from ckptrun.store.pack import Location
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 _ROW = struct.Struct(f"<{ID_SIZE}sIIII")
 _FIRST_SLOTS = 1 << 10
+
+
+class Chunked(NamedTuple):
+    """A file's content as chunks: bytes in all, and the ids one after the other (`tables.NO_ID`: all zeros)."""
+
+    size: int
+    ids: bytes
 
 
 class ChunkIndex:
@@ -34,6 +41,8 @@ class ChunkIndex:
         self._distrusted: set[int] = set()
         self.sizes: dict[str, int] = {}
         """Bytes of each pack that is complete."""
+        self.files: dict[str, Chunked] = {}
+        """The file contents of the checkpoint stored last, by key; replaced, never changed."""
 
     def __len__(self) -> int:
         return len(self._rows) // _ROW.size

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import CorruptError
-from ckptrun.store.index import ChunkIndex
+from ckptrun.store.index import Chunked, ChunkIndex
 from ckptrun.store.manifest import INLINE
 from ckptrun.store.pack import Location
 from ckptrun.store.reading import read_page
@@ -50,15 +50,19 @@ def packs_of(lineage: Lineage, record: CheckpointRecord) -> frozenset[str] | Non
 def _learn(index: ChunkIndex, stored: StoredCheckpoint) -> None:
     manifest = stored.manifest
     index.sizes.update(manifest.packs)
-    for content in (*manifest.streams, *manifest.files):
+    for number, content in enumerate((*manifest.streams, *manifest.files)):
+        ids = bytearray()
         for page in manifest.pages(content):
             if page.pack != INLINE:
-                number = index.pack_number(manifest.packs[page.pack][0])
-                index.add(page.chunk, Location(number, page.offset, page.stored, page.raw))
+                pack = index.pack_number(manifest.packs[page.pack][0])
+                index.add(page.chunk, Location(pack, page.offset, page.stored, page.raw))
             for row in read_page(manifest, stored.fetcher, page):
+                ids += row.chunk
                 if row.pack:
-                    number = index.pack_number(row.pack)
-                    index.add(row.chunk, Location(number, row.offset, row.stored, row.raw))
+                    pack = index.pack_number(row.pack)
+                    index.add(row.chunk, Location(pack, row.offset, row.stored, row.raw))
+        if number >= len(manifest.streams):
+            index.files[content.name] = Chunked(content.size, bytes(ids))
 
 
 def _distrust_damaged(index: ChunkIndex, lineage: Lineage) -> None:

@@ -26,7 +26,7 @@ ZERO = 0xFFFF
 _HEAD = struct.Struct("<4sHH")
 _MAGIC = b"CELL"
 _ROW = struct.Struct(f"<QH{ID_SIZE}sHIII")
-_NO_ID = bytes(ID_SIZE)
+NO_ID = bytes(ID_SIZE)
 
 
 class Row(NamedTuple):
@@ -64,7 +64,7 @@ class PageBuilder:
 
     def add_zero(self, cut: Cut) -> None:
         """Add a chunk of nothing but zeros."""
-        self._add(cut, _NO_ID, ZERO, 0, 0)
+        self._add(cut, NO_ID, ZERO, 0, 0)
 
     def add(self, cut: Cut, chunk: bytes, pack: str, location: Location) -> None:
         """Add a chunk that lies in a pack."""

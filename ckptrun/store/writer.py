@@ -18,14 +18,15 @@ from ckptrun.errors import ConfigurationError, StoreError
 from ckptrun.store import lease
 from ckptrun.store.api import Head, Prepared, RunInfo, Tombstone
 from ckptrun.store.headqueue import HeadQueue
+from ckptrun.store.kept import KeptContents
 from ckptrun.store.knowledge import build_index, packs_of
 from ckptrun.store.packing import Packer, PackNames
 from ckptrun.store.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from ckptrun.core.model import Snapshot
+    from ckptrun.core.model import Snapshot, Source
     from ckptrun.core.retention import Keep
     from ckptrun.store.api import Owner
     from ckptrun.store.headfile import Found
@@ -143,6 +144,15 @@ class Writer:
                 prepared.snapshot, frozen_seconds=record.frozen_seconds, inexact=prepared.inexact
             )
             self._forget(stale)
+
+    def learn(self) -> None:
+        """Read what the newest checkpoint consists of, once; `put` does so if nobody did. StoreError."""
+        with self._put_lock:
+            self._known(self._queue.head())
+
+    def contents(self) -> Mapping[str, Source]:
+        """Return the file contents, by key, that need not be stored again; empty before `learn` or `put`."""
+        return {} if self._index is None else KeptContents(self._index, self._access.fetcher)
 
     def renew(self) -> None:
         """Show that this writer lives: at least every 5 s. FencedError, StoreError."""

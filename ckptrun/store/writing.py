@@ -15,7 +15,8 @@ from weakref import WeakMethod
 
 from ckptrun.store import chunks, codec, tables
 from ckptrun.store.background import lower_priority
-from ckptrun.store.crypto import Kind
+from ckptrun.store.crypto import ID_SIZE, Kind
+from ckptrun.store.index import Chunked
 from ckptrun.store.manifest import INLINE, INLINE_ROWS, Content, Manifest, PageRef, encode_ref
 from ckptrun.store.packing import Packer, put_once
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from ckptrun.core.model import CheckpointRecord, MemoryRuns, Snapshot, Source
+    from ckptrun.core.model import CheckpointRecord, FileContent, MemoryRuns, Snapshot, Source
     from ckptrun.store.backend import Backend
     from ckptrun.store.crypto import Seal
     from ckptrun.store.index import ChunkIndex
@@ -31,23 +32,24 @@ if TYPE_CHECKING:
 WORKERS = 2
 BATCH_BYTES = 4 << 20
 BATCHES_AHEAD = 3
-_NO_ID = bytes(32)
 
 
 class Input(NamedTuple):
-    """A stream or file to be stored."""
+    """A stream or file to be stored; ``known`` if the store has had its bytes before."""
 
     name: str
     data: Source
     memory: MemoryRuns | None
+    known: Chunked | None = None
 
 
 class Item(NamedTuple):
-    """One chunk to be worked on: which input, where in its bytes, and the cut."""
+    """One chunk to be worked on: which input, where in its bytes, the cut, and its id if that is known."""
 
     number: int
     offset: int
     cut: chunks.Cut
+    known: bytes | None
 
 
 class Done(NamedTuple):
@@ -101,8 +103,11 @@ class Writing:
         self._packer = packer
         self._snapshot = snapshot
         self._progress = progress
-        streams = [Input(s.name, s.data, s.memory) for s in snapshot.streams]
-        self._inputs = [*streams, *(Input(f.key, f.data, None) for f in snapshot.files)]
+        self._inputs = [
+            *(Input(s.name, s.data, s.memory) for s in snapshot.streams),
+            *(Input(f.key, f.data, None, self._known(f)) for f in snapshot.files),
+        ]
+        self._ids = [bytearray() for _ in self._inputs]
         self._tables = _Tables(WeakMethod(self._store_page), len(self._inputs))
         self._packs: dict[int, int] = {}
         self._zero_ids: dict[int, bytes] = {}
@@ -126,6 +131,11 @@ class Writing:
         refs, inline, contents = self._tables.finish()
         self._packer.finish()
         streams = len(self._snapshot.streams)
+        self._index.files = {
+            source.name: Chunked(source.data.size, bytes(self._ids[number]))
+            for number, source in enumerate(self._inputs)
+            if number >= streams
+        }
         manifest = Manifest(
             replace(
                 record,
@@ -148,6 +158,10 @@ class Writing:
             replace(manifest, record=replace(manifest.record, upload_seconds=seconds, stored_bytes=stored)),
             name,
         )
+
+    def _known(self, file: FileContent) -> Chunked | None:
+        known = self._index.files.get(file.key) if file.fixed else None
+        return known if known and known.size == file.data.size else None
 
     def _content(self, number: int, extent: tuple[int, int]) -> Content:
         source = self._inputs[number]
@@ -175,7 +189,9 @@ class Writing:
         for number, source in enumerate(self._inputs):
             offset = 0
             for cut in chunks.cut(source.memory, source.data.size):
-                batch.append(Item(number, offset, cut))
+                at = cut.cell * ID_SIZE
+                known = source.known.ids[at : at + ID_SIZE] if source.known else None
+                batch.append(Item(number, offset, cut, known))
                 offset += cut.length
                 size += cut.length
                 if size >= BATCH_BYTES:
@@ -185,13 +201,18 @@ class Writing:
             yield batch
 
     def _work(self, batch: Sequence[Item]) -> list[Done]:
-        return [self._work_one(item, self._inputs[item.number].data) for item in batch]
+        return [self._work_one(item) for item in batch]
 
-    def _work_one(self, item: Item, source: Source) -> Done:
+    def _work_one(self, item: Item) -> Done:
+        if item.known is not None and (
+            item.known == tables.NO_ID or self._index.find(item.known) is not None
+        ):
+            return Done(item, item.known, None)
+        source = self._inputs[item.number].data
         raw = source.read(item.offset, item.cut.length)
         chunk = self._seal.chunk_id(Kind.DATA, raw)
         if chunk == self._zero_id(item.cut.length):
-            return Done(item, _NO_ID, None)
+            return Done(item, tables.NO_ID, None)
         if self._index.find(chunk) is not None:
             return Done(item, chunk, None)
         return Done(item, chunk, self._seal.seal_chunk(Kind.DATA, chunk, codec.compress(raw)))
@@ -204,14 +225,16 @@ class Writing:
 
     def _place(self, done: Done) -> None:
         builder = self._tables.builder(done.item.number, done.item.cut.cell)
-        if done.chunk == _NO_ID:
+        if done.item.number >= len(self._snapshot.streams):
+            self._ids[done.item.number] += done.chunk
+        if done.chunk == tables.NO_ID:
             builder.add_zero(done.item.cut)
             return
         location = self._index.find(done.chunk)
         if location is None:
             stored = done.stored
             if stored is None:  # it was known a moment ago: its pack has become a tombstone meanwhile
-                again = self._work_one(done.item, self._inputs[done.item.number].data)
+                again = self._work_one(done.item)
                 assert again.stored is not None
                 stored = again.stored
             location = self._packer.add(Kind.DATA, done.chunk, stored, done.item.cut.length)
@@ -267,7 +290,7 @@ class _Tables:
             return
         page = builder.encode()
         if builder.rows <= INLINE_ROWS:
-            ref = PageRef(_NO_ID, INLINE, len(self._inline), len(page), len(page), builder.content)
+            ref = PageRef(tables.NO_ID, INLINE, len(self._inline), len(page), len(page), builder.content)
             self._inline += page
         else:
             store = self._store()

@@ -25,11 +25,12 @@ from ckptrun.supervisor.facts import HELPER_KEY, Facts, this_machine
 from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ckptrun.capsule.streams import Position, Streams
     from ckptrun.core.commands import TakeCheckpoint
     from ckptrun.core.events import Event
+    from ckptrun.core.model import Source
     from ckptrun.criu.images import ImageReader
     from ckptrun.criu.program import Criu
     from ckptrun.criu.staging import Arena, Extents, Slot
@@ -87,10 +88,17 @@ class Checkpointer:
         copies: where complete ones are kept.
         max_freeze: seconds the job may be stopped.
         room: told how many bytes are coming; returns why they would not fit into the store, or "".
+        stored: returns the file contents that the store has.
     """
 
     def __init__(
-        self, tools: Tools, arena: Arena, copies: LocalCopies, max_freeze: float, room: Callable[[int], str]
+        self,
+        tools: Tools,
+        arena: Arena,
+        copies: LocalCopies,
+        max_freeze: float,
+        room: Callable[[int], str],
+        stored: Callable[[], Mapping[str, Source]],
     ) -> None:
         self._tools = tools
         self._arena = arena
@@ -99,6 +107,7 @@ class Checkpointer:
         self._room = room
         self._released = threading.Event()
         self._abandoned = threading.Event()
+        self.stored = stored
         self.last_size = 0
 
     def begin(self) -> None:
@@ -194,7 +203,7 @@ class _Attempt:
         self._place = engine.Place(
             tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
         )
-        self._prepared = tools.journal.prepare(incarnation.pids(), slot.put, {})
+        self._prepared = tools.journal.prepare(incarnation.pids(), slot.put, self._owner.stored())
         wiring = tools.streams.wiring
         assert wiring is not None
         max_freeze = self._owner._max_freeze  # noqa: SLF001 - as above

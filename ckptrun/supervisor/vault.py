@@ -6,6 +6,7 @@ every upload.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,11 @@ from ckptrun.core.events import CommitFailed, Committed, Fenced
 from ckptrun.errors import CkptrunError, FencedError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from ckptrun.core.events import Event
-    from ckptrun.core.model import CheckpointRecord
+    from ckptrun.core.model import CheckpointRecord, Source
     from ckptrun.store.repository import Keep, Lineage, RunInfo, StoredCheckpoint, Writer
     from ckptrun.supervisor.staged import Staged
 
@@ -68,11 +69,16 @@ class Vault:
         self._run = run
         if self._writer:
             self._writer.set_run(run)
+            self._submit(self._learn)
         self._renewal.start()
 
     def upload(self, staged: Staged) -> None:
         """Put a checkpoint into the store and commit it, in the background; posts how it went."""
         self._submit(lambda: self._upload(staged))
+
+    def contents(self) -> Mapping[str, Source]:
+        """Return the file contents, by key, that the store has already; never waits for it."""
+        return self._writer.contents() if self._writer else {}
 
     def load(self, checkpoint: str) -> StoredCheckpoint:
         """Return a committed checkpoint; CkptrunError if it cannot be read."""
@@ -118,6 +124,12 @@ class Vault:
     def busy(self) -> bool:
         """Whether an upload still runs."""
         return any(not future.done() for future in self._submitted)
+
+    def _learn(self) -> None:
+        """Learn what the store has before the first checkpoint asks: a long log is then not read again."""
+        if self._writer:
+            with contextlib.suppress(CkptrunError):  # the upload will say it
+                self._writer.learn()
 
     def _close(self, writer: Writer, run: RunInfo, failures: list[str]) -> None:
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
+import pytest
 import zstandard
 from storekit import (
     Place,
@@ -20,7 +22,7 @@ from storekit import (
     snapshot,
 )
 
-from ckptrun.core.model import CELL_SIZE, PAGE_SIZE
+from ckptrun.core.model import CELL_SIZE, PAGE_SIZE, BytesSource, FileContent, Snapshot
 from ckptrun.store import codec
 from ckptrun.store.index import ChunkIndex
 from ckptrun.store.pack import Location
@@ -47,6 +49,69 @@ def test_the_next_writer_knows_what_is_there(place: Place, key: KeySource | None
     assert record.new_bytes == 0
     assert record.stored_bytes < LITTLE
     assert contents(lineage.load(record)) == expected(sample("c2"))
+
+
+class Unreadable(BytesSource):
+    """A source that must not be read."""
+
+    def read(self, offset: int, length: int) -> memoryview:
+        raise AssertionError(f"{length} bytes at {offset} were read again")
+
+
+def files(name: str, data: bytes, source: type[BytesSource] = BytesSource) -> Snapshot:
+    return replace(snapshot(name), files=(FileContent("f-log", source(data), fixed=True),))
+
+
+LOG = noise(5 << 19) + bytes(3 << 20) + noise(100, 1)
+"""Half a piece at its end, and pieces of zeros."""
+
+
+@pytest.mark.parametrize("again", ["the same writer", "the next writer"])
+def test_a_file_whose_key_is_known_is_not_read_again(place: Place, key: KeySource | None, again: str):
+    lineage = Lineage(place.open(), "train", key)
+    writer = acquire(lineage)
+    commit(writer, files("c1", LOG))
+    if again == "the next writer":
+        writer.release()
+        lineage = Lineage(place.open(), "train", key)
+        writer = acquire(lineage)
+        assert not writer.contents()
+        writer.learn()
+    for name in ("c2", "c3"):
+        record = commit(writer, files(name, LOG, Unreadable))
+        assert record.stored_bytes < LITTLE
+        assert contents(lineage.load(record)) == {"f-log": LOG}
+
+
+def test_what_the_store_has_can_be_read_from_it(place: Place, key: KeySource | None):
+    writer = acquire(Lineage(place.open(), "train", key))
+    commit(writer, files("c1", LOG))
+    kept = writer.contents()
+    assert list(kept) == ["f-log"]
+    source = kept["f-log"]
+    assert source.size == len(LOG)
+    assert b"".join(source.pieces()) == LOG
+    for offset, length in [(0, 10), ((1 << 20) - 5, 10), (len(LOG) - 7, 7), (100, 3 << 20), (5, 0)]:
+        assert bytes(source.read(offset, length)) == LOG[offset : offset + length]
+
+
+def test_a_key_that_does_not_fix_its_bytes_is_read_every_time(directory: Place):
+    lineage = Lineage(directory.open(), "train", None)
+    writer = acquire(lineage)
+    commit(writer, snapshot("c1", files=[("helper", b"old!")]))
+    record = commit(writer, snapshot("c2", files=[("helper", b"new!")]))
+    assert contents(lineage.load(record)) == {"helper": b"new!"}
+
+
+def test_what_lies_in_a_distrusted_pack_is_not_counted_on(directory: Place):
+    lineage = Lineage(directory.open(), "train", None)
+    writer = acquire(lineage)
+    first = commit(writer, files("c1", LOG))
+    writer.drop([first.id], "damaged")
+    assert not list(writer.contents())
+    record = commit(writer, files("c2", LOG))
+    assert record.new_bytes == first.new_bytes
+    assert contents(lineage.load(record)) == {"f-log": LOG}
 
 
 def test_one_page_inserted_early_changes_one_cell(directory: Place):
