@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ckptrun.app.files import bytes_inside
 from ckptrun.app.identity import this_owner
 from ckptrun.app.stores import backend_of, existing_lineage, key_source, record_of
 from ckptrun.core.model import RunState
@@ -123,9 +124,10 @@ def _summary(settings: StoreSettings, name: str, found: Lineage) -> dict[str, An
 
 
 def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
-    state, compat = "committed", None
+    state, compat, copied = "committed", None, 0
     try:
-        compat = found.load(record).facts.get("compat")
+        stored = found.load(record)
+        compat, copied = stored.facts.get("compat"), bytes_inside(stored)
     except CorruptError:
         state = "corrupt"
     return {
@@ -140,6 +142,7 @@ def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
         "stored_bytes": record.stored_bytes,
         "upload_seconds": float(record.upload_seconds),
         "files": record.files,
+        "file_bytes_frozen": copied,
         "inexact": list(record.inexact),
         "pinned": record.pinned,
         "metric": None,

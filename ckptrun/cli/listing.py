@@ -1,13 +1,14 @@
-"""``ls``, ``show``, ``verify`` and ``events``: commands that read a store or a run's diary."""
+"""``ls``, ``show``, ``files``, ``verify`` and ``events``: commands that read a store or a run's diary."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ckptrun.cli.options import json_option, name_argument, store_options, store_settings
-from ckptrun.errors import CorruptError, UsageError
+from ckptrun.errors import CorruptError, StoreError, UsageError
 
 
 @click.command("ls")
@@ -49,6 +50,27 @@ def verify_command(name: str, at: str | None, quick: bool, as_json: bool, **valu
     report = queries.verify(store_settings(values), name, at=at, quick=quick)
     render.document(report) if as_json else render.verified(report)
     return CorruptError.exit_code if report["bad"] else 0
+
+
+@click.command("files")
+@name_argument
+@click.option("--at", metavar="ID", help="Of this checkpoint. Default: the newest.")
+@click.option(
+    "--extract",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write them into this folder, which must be empty, each under its whole path.",
+)
+@store_options
+@json_option
+def files_command(name: str, at: str | None, extract: Path | None, as_json: bool, **values: Any) -> int:
+    """List the files that a checkpoint of NAME holds, and what rollbacks on this machine have set aside."""
+    from ckptrun.app import files  # noqa: PLC0415 -- see above
+    from ckptrun.cli import render  # noqa: PLC0415
+
+    found = files.files(store_settings(values), name, at=at, extract=extract)
+    render.document(found) if as_json else render.files(found)
+    return StoreError.exit_code if found["problems"] else 0
 
 
 @click.command("events")

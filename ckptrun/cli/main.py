@@ -29,6 +29,7 @@ COMMANDS = {
     "checkpoint": ("live", "Ask a live run for a checkpoint."),
     "stop": ("live", "Checkpoint a live run, then stop it."),
     "restore": ("run", "Run again from a checkpoint of choice."),
+    "files": ("listing", "List a checkpoint's files, and what rollbacks set aside."),
     "verify": ("listing", "Read every chunk of the checkpoints back."),
     "events": ("listing", "Tell what happened, one JSON object a line."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
@@ -37,7 +38,7 @@ COMMANDS = {
 """Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
 
 NOT_BUILT_COMMANDS = frozenset({
-    "gc", "pin", "unpin", "rm", "diff", "files", "effects", "hooks", "report", "bench",
+    "gc", "pin", "unpin", "rm", "diff", "effects", "hooks", "report", "bench",
 })  # fmt: skip
 """Subcommands of the contract to come: their names are taken, so that no program is run in their place."""
 

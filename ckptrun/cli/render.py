@@ -70,7 +70,20 @@ def lineage(value: Mapping[str, Any]) -> None:
     pairs({key: item for key, item in value.items() if key != "checkpoints"})
     _console().print()
     _table(
-        ("ID", "SEQ", "STATE", "TRIGGER", "CREATED", "FROZEN", "MEMORY", "NEW", "STORED", "UPLOAD", "FILES"),
+        (
+            "ID",
+            "SEQ",
+            "STATE",
+            "TRIGGER",
+            "CREATED",
+            "FROZEN",
+            "MEMORY",
+            "NEW",
+            "STORED",
+            "UPLOAD",
+            "FILES",
+            "FROZEN COPY",
+        ),
         [
             (
                 row["id"],
@@ -84,10 +97,42 @@ def lineage(value: Mapping[str, Any]) -> None:
                 _size(row["stored_bytes"]),
                 _duration(row["upload_seconds"]),
                 f"{row['files']}, {len(row['inexact'])} inexact" if row["inexact"] else row["files"],
+                _size(row["file_bytes_frozen"]),
             )
             for row in value["checkpoints"]
         ],
     )
+
+
+def files(value: Mapping[str, Any]) -> None:
+    """Print a checkpoint's files, and what was set aside."""
+    _table(
+        ("FILE", "KIND", "SIZE", "MODE", "MODIFIED", "TAKEN"),
+        [
+            (
+                row["path"],
+                row["kind"],
+                _size(row["size"]),
+                row["mode"],
+                row["modified"],
+                row["how"] if row["exact"] else "NOT EXACT",
+            )
+            for row in value["files"]
+        ],
+    )
+    copied = f"{format_size(value['bytes_inside'])} copied while the job was stopped"
+    _console().print(Text(f"\n{len(value['files'])} files in checkpoint {value['checkpoint']}, {copied}"))
+    if value["set_aside"]:
+        _console().print(Text(f"\nset aside by rollbacks, in {value['folder']}:"))
+        _table(
+            ("ID", "FILE", "WHY", "FROM BYTE", "SIZE", "WHEN"),
+            [
+                (row["id"], row["path"], row["reason"], row["offset"], _size(row["bytes"]), row["time"])
+                for row in value["set_aside"]
+            ],
+        )
+    for problem in value["problems"]:
+        _console().print(Text(f"problem: {problem}", "red"))
 
 
 def verified(report: Mapping[str, Any]) -> None:

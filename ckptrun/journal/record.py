@@ -192,9 +192,18 @@ class FileRecord:
         )
 
 
-def records_to_json(records: Iterable[FileRecord]) -> Json:
-    """Return all records of a checkpoint as the one value that its facts carry."""
-    return {"version": RECORDS_VERSION, "records": [record.to_json() for record in records]}
+def records_to_json(records: Iterable[FileRecord], bytes_inside: int = 0) -> Json:
+    """Return all records of a checkpoint as the one value that its facts carry.
+
+    Args:
+        records: its records.
+        bytes_inside: bytes copied while the job was stopped.
+    """
+    return {
+        "version": RECORDS_VERSION,
+        "bytes_inside": bytes_inside,
+        "records": [record.to_json() for record in records],
+    }
 
 
 def records_from_json(value: Json) -> tuple[FileRecord, ...]:

@@ -262,7 +262,7 @@ class _Attempt:
             moment.position,
             tools.reader.last_pid(images),
             helper.digest,
-            records_to_json(capture.records),
+            records_to_json(capture.records, capture.bytes_inside),
             moment.monotonic,
             moment.boottime,
             tools.privilege.kind,

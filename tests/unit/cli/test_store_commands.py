@@ -152,7 +152,16 @@ def test_show_has_the_contracts_fields_newest_first(place: Place):
     newest, oldest = shown["checkpoints"]
     assert newest.keys() >= {
         *("id", "seq", "state", "trigger", "created", "frozen_seconds", "memory_bytes", "new_bytes"),
-        *("stored_bytes", "upload_seconds", "files", "inexact", "pinned", "metric", "compat"),
+        *(
+            "stored_bytes",
+            "upload_seconds",
+            "files",
+            "inexact",
+            "file_bytes_frozen",
+            "pinned",
+            "metric",
+            "compat",
+        ),
     }
     assert (newest["id"], oldest["id"]) == ("c1", "c0")
     assert newest["seq"] > oldest["seq"]
