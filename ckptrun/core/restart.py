@@ -152,9 +152,9 @@ def backoff(failures: int, ceiling: float = DELAY_CEILING) -> float:
 
 
 def describe(code: int | None, signum: int | None, *, oom: bool = False) -> str:
-    """Return how a job ended, in words: ``exit code 3``, ``SIGSEGV``, ``the OOM killer``."""
+    """Return how a job ended, in words: ``exit code 3``, ``SIGSEGV``, ``SIGKILL by the OOM killer: memory ran out``."""
     if oom:
-        return "the OOM killer"
+        return "SIGKILL by the OOM killer: memory ran out"
     if signum is None:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""How much memory is free under the tightest limit, and how much of it staging may take by itself."""
+"""How much memory is free under the tightest limit, how much of it staging may take by itself, and OOM kills."""
 
 from __future__ import annotations
 
@@ -35,19 +35,44 @@ def _meminfo_available() -> int:
     return 0
 
 
-def _cgroup_files() -> Iterator[tuple[str, str]]:
+def oom_kills() -> int:
+    """Return how many processes of this process's memory cgroup the kernel has killed for want of memory.
+
+    Where there is no such cgroup, how many of this machine's.
+    """
+    for folder, v2 in _own_groups():
+        count = _oom_count(f"{folder}/{'memory.events' if v2 else 'memory.oom_control'}")
+        if count is not None:
+            return count
+    return _oom_count("/proc/vmstat") or 0
+
+
+def _oom_count(path: str) -> int | None:
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:  # noqa: PTH123 - one small read
+        for line in file:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+def _own_groups() -> Iterator[tuple[str, bool]]:
+    """Yield the folder of each memory cgroup this process is in, and whether that is of version 2."""
     with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - one small read
         lines = file.read().splitlines()
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        v2 = controllers == ""
-        if not v2 and "memory" not in controllers.split(","):
-            continue
-        base = "/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/memory"
+        if not controllers or "memory" in controllers.split(","):
+            base = "/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup"
+            yield base + path.rstrip("/"), not controllers
+
+
+def _cgroup_files() -> Iterator[tuple[str, str]]:
+    for own, v2 in _own_groups():
         names = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        top = "/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/memory"
+        folder = own
         while True:
-            folder = base + path.rstrip("/")
             yield os.path.join(folder, names[0]), os.path.join(folder, names[1])  # noqa: PTH118 - strings in, strings out
-            if path in ("/", ""):
+            if folder == top:
                 break
-            path = path.rsplit("/", 1)[0]
+            folder = folder.rsplit("/", 1)[0]

@@ -19,6 +19,7 @@ from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, pid_inside
 from ckptrun.capsule.helper import HIDDEN
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
+from ckptrun.criu.available import oom_kills
 from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Incarnation:
         self._lock = threading.Lock()
         self._live = False
         self._status: int | None = None
-        self._oom_before = _oom_kills()
+        self._oom_before = oom_kills()
         self._job_pid: int | None = None
         self._condemned = False
         self._opened = False
@@ -229,7 +230,7 @@ class Incarnation:
         if code >= 0:
             outcome = Outcome(code=code, after_interrupt=after)
         else:
-            oom = -code == 9 and _oom_kills() > self._oom_before
+            oom = -code == 9 and oom_kills() > self._oom_before
             outcome = Outcome(signal=-code, oom=oom, after_interrupt=after)
         self._post(JobEnded(now, self.number, outcome))
 
@@ -239,12 +240,3 @@ def _is_zombie(pid: int) -> bool:
         return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return True
-
-
-def _oom_kills() -> int:
-    """Return how many processes this machine's kernel has killed for memory."""
-    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:  # noqa: PTH123 - one small read
-        for line in file:
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
