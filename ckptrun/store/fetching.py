@@ -78,6 +78,10 @@ class Fetcher:
     ) -> bytes | memoryview:
         try:
             return self._verified(kind, chunk, packs.body(data, kind, chunk, stored, raw), raw)
+        except CorruptError:
+            data = memoryview(self._range_again(pack, offset, packs.HEADER_SIZE + stored))
+        try:
+            return self._verified(kind, chunk, packs.body(data, kind, chunk, stored, raw), raw)
         except CorruptError as error:
             raise CorruptError(f"{self.where(pack)} is damaged at byte {offset}: {error.message}") from error
 
@@ -86,6 +90,13 @@ class Fetcher:
         if self._seal.chunk_id(kind, content) != chunk:
             raise CorruptError("a chunk's content does not match its id")
         return content
+
+    def _range_again(self, pack: str, offset: int, length: int) -> bytes:
+        """Read from the store once more: what was damaged on the way is no reason to drop a checkpoint."""
+        with self._lock:
+            for key in [key for key in self._blocks if key[0] == pack]:
+                del self._blocks[key]
+        return self._backend.get_range(self._name(pack), offset, length)
 
     def _range(self, pack: str, offset: int, length: int) -> bytes:
         if length > BLOCK_SIZE // 2:

@@ -11,6 +11,7 @@ from ckptrun.core.model import RunState
 from ckptrun.errors import CorruptError, PreconditionError
 from ckptrun.store import lease, manifest, verifying
 from ckptrun.store.api import Head, RunInfo
+from ckptrun.store.backend import MissingError
 from ckptrun.store.crypto import Kind
 from ckptrun.store.fetching import Fetcher
 from ckptrun.store.headfile import Found, HeadFile, Seen
@@ -99,11 +100,15 @@ class Lineage:
         """
         access = self.access()
         name = manifest_name(self._name, record)
-        data = self._backend.get(name)
         try:
-            found = manifest.decode(access.seal.open(Kind.MANIFEST, name, data))
-        except CorruptError as error:
-            raise CorruptError(f"{self._backend.where(name)} is damaged: {error.message}") from error
+            found = self._manifest(access, name)
+        except MissingError:
+            raise
+        except CorruptError:
+            try:  # what was damaged on the way is no reason to drop a checkpoint
+                found = self._manifest(access, name)
+            except CorruptError as error:
+                raise CorruptError(f"{self._backend.where(name)} is damaged: {error.message}") from error
         if (found.record.id, found.record.seq) != (record.id, record.seq):
             raise CorruptError(f"{self._backend.where(name)} describes another checkpoint")
         return StoredCheckpoint.of(found, record, access.fetcher)
@@ -185,6 +190,9 @@ class Lineage:
                 Fetcher(self._backend, self._name, seal),
             )
         return self._access
+
+    def _manifest(self, access: Access, name: str) -> manifest.Manifest:
+        return manifest.decode(access.seal.open(Kind.MANIFEST, name, self._backend.get(name)))
 
     def _read(self, access: Access) -> Found | None:
         floor = access.seen.newest

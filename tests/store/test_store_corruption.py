@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from storekit import Place, acquire, commit, contents, expected, image, key_file, noise, sample, snapshot
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ckptrun.store.backend import Backend
     from ckptrun.store.repository import KeySource
 
 
@@ -287,3 +288,41 @@ def test_an_unreadable_manifest_stops_the_burial_of_packs(directory: Place):
     assert head is not None
     assert [record.id for record in head.checkpoints] == ["c3", "c2"]
     assert head.tombstones == ()
+
+
+class Tearing:
+    """Damages what is read of objects whose name contains ``fault``, so many times."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.fault = ""
+        self.times = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get(self, name: str) -> bytes:
+        return self._torn(name, self._inner.get(name))
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        return self._torn(name, self._inner.get_range(name, offset, length))
+
+    def _torn(self, name: str, data: bytes) -> bytes:
+        if not self.fault or self.fault not in name or not self.times:
+            return data
+        self.times -= 1
+        return bytes(byte ^ 0x55 for byte in data)
+
+
+@pytest.mark.parametrize("fault", ["packs/", "manifests/"])
+def test_what_is_damaged_on_the_way_is_read_once_more(directory: Place, key: KeySource | None, fault: str):
+    backend = Tearing(directory.open())
+    record = commit(acquire(Lineage(backend, "train", key)), sample("c1"))  # type: ignore[arg-type]
+    lineage = Lineage(backend, "train", key)  # type: ignore[arg-type]
+    lineage.checkpoints()
+    backend.fault, backend.times = fault, 1
+    assert contents(lineage.load(record)) == expected(sample("c1"))
+    assert not backend.times
+    backend.times = 1000
+    with pytest.raises(CorruptError, match="is damaged"):
+        contents(Lineage(backend, "train", key).load(record))  # type: ignore[arg-type]
