@@ -23,6 +23,7 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     ├── CommandNotFoundError        127
     ├── DumpError                   --  a checkpoint failed; the job runs on
     └── RestoreError                --  one checkpoint could not be restored; the next older one is tried
+        └── UnfitError              --  it does not fit this machine or this user: it stays good for others
 """
 
 from __future__ import annotations
@@ -141,3 +142,7 @@ class DumpError(CkptrunError):
 
 class RestoreError(CkptrunError):
     """One checkpoint could not be restored."""
+
+
+class UnfitError(RestoreError):
+    """A checkpoint does not fit this machine, or whom the run belongs to; elsewhere it is as good as ever."""

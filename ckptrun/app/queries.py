@@ -15,6 +15,7 @@ from ckptrun.core.model import RunState
 from ckptrun.errors import CorruptError, UsageError, WrongKeyError
 from ckptrun.store.lease import is_dead
 from ckptrun.store.repository import Lineage, list_lineages
+from ckptrun.supervisor.compat import Compat
 from ckptrun.supervisor.control_client import is_live
 from ckptrun.telemetry.events import FILE_NAME, follow_events, read_events, rfc3339
 
@@ -127,7 +128,7 @@ def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
     state, compat, copied = "committed", None, 0
     try:
         stored = found.load(record)
-        compat, copied = stored.facts.get("compat"), bytes_inside(stored)
+        compat, copied = Compat.from_json(stored.facts.get("compat")).summary(), bytes_inside(stored)
     except CorruptError:
         state = "corrupt"
     return {

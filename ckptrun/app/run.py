@@ -25,9 +25,11 @@ from ckptrun.criu.staging import Arena
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import pressure, privilege, requests, signals, workplace
+from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.checkpointing import Checkpointer, Tools
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.incarnation import Job
+from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private_tmp
 from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
@@ -52,6 +54,8 @@ def run(settings: RunSettings) -> int:
         CkptrunError: the run could not begin.
     """
     check_command(settings)
+    if settings.portable_cpu:
+        check_level(settings.portable_cpu)
     started = _Run(settings)
     code = started.run()
     if started.lingers():
@@ -88,6 +92,9 @@ class _Run:
         if settings.withheld:
             names = ", ".join(settings.withheld)
             notes.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
+        if settings.uncapped:
+            names = ", ".join(settings.uncapped)
+            notes.append(f"{names}: set already, so --portable-cpu leaves them as they are")
         for note in notes:
             self.speaker.say(note)
         shell = Shell(self._config(), grace=settings.grace, forward_usr1=settings.forward_usr1)
@@ -139,6 +146,7 @@ class _Run:
             not settings.allow_io_uring and self.privilege.kind != privilege.USER,
             private_tmp,
             self.privilege,
+            settings.portable_cpu,
         )
         streams = Streams(self._note)
         limit = automatic_limit(available_memory()) if settings.staging == "auto" else settings.staging
@@ -157,6 +165,8 @@ class _Run:
             self.privilege,
             streams,
             journal,
+            Machine(self.criu, reader),
+            Binaries(),
             place,
             settings.run_dir / "logs",
             shell.post,

@@ -48,6 +48,10 @@ _RUN = {
     "fresh": ("", "Start anew although there is something to resume."),
     "take-over": ("", "Do not wait for another writer's lease to end."),
     "require-store": ("", "Refuse to run while the store cannot be reached."),
+    "portable-cpu": (
+        "LEVEL",
+        "Hold libraries to this x86-64 level, as x86-64-v3, so that the job can move between CPU models.",
+    ),
     "allow-io-uring": ("", "Let the job use io_uring, which cannot be checkpointed."),
     "no-private-tmp": ("", "Let the job use the machine's own TMPDIR."),
     "forward-usr1": ("", "Pass SIGUSR1 on to the job; else it asks for a checkpoint."),

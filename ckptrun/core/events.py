@@ -124,6 +124,7 @@ class RestoreFailed:
         reason: one clause, as ``criu: can't open /data/x``.
         corrupt: its bytes do not authenticate or do not parse.
         transient: the store did not answer; the same checkpoint is worth another try.
+        unfit: it does not fit this machine, and stays good for one that it fits.
     """
 
     now: float
@@ -132,6 +133,7 @@ class RestoreFailed:
     reason: str
     corrupt: bool = False
     transient: bool = False
+    unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,9 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
     turn.incarnation_over()
     checkpoint = turn.state.find(turn.state.incarnation.origin or "")
     turn.record("restore-failed", checkpoint=event.checkpoint, reason=event.reason, corrupt=event.corrupt)
+    if event.unfit:
+        _unfit(turn, event)
+        return
     turn.say(NORMAL, f"checkpoint {event.checkpoint} cannot be restored: {event.reason}")
     tries = turn.state.transient_failures
     if event.transient and not event.corrupt and tries < TRANSIENT_TRIES:
@@ -104,6 +107,15 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
             turn.emit(MarkBad(checkpoint.id, event.reason))
         _rule_out(turn, checkpoint, Flaw.CORRUPT if event.corrupt else Flaw.UNRESTORABLE)
     _restore_newest(turn)
+
+
+def _unfit(turn: Turn, event: RestoreFailed) -> None:
+    """End the run: an older checkpoint would throw away work that is good where this one fits."""
+    turn.say(ERROR, f"checkpoint {event.checkpoint} does not fit here: {event.reason}")
+    turn.say(
+        NORMAL, "it stays as it is: the same command goes on from it where it fits, or here with that mended"
+    )
+    turn.finish("ckptrun", NO_CHECKPOINT, RunState.INTERRUPTED)
 
 
 def restore_lost(turn: Turn, event: CapsuleGone) -> None:

@@ -97,6 +97,15 @@ class ImageReader:
             highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads)
         return highest
 
+    def registers(self, images: Mapping[str, Source]) -> int:
+        """Return the components of the register state (bits of XCR0) that any thread uses; 0 where none is told."""
+        found = 0
+        for name, source in images.items():
+            if name.startswith("core-"):
+                for entry in self.entries(source.read(0, source.size), "core", "core_entry"):
+                    found |= entry.thread_info.fpregs.xsave.xstate_bv
+        return found
+
     def check_connections(self, images: Mapping[str, Source]) -> None:
         """Refuse what CRIU dumps without a word and cannot restore.
 

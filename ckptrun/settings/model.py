@@ -79,6 +79,8 @@ class RunSettings:
         state_dir: see `StoreSettings.state_dir`.
         environment: what the job's environment is, secrets of ckptrun taken out.
         withheld: names of variables taken out of it that the job might miss (store credentials).
+        portable_cpu: the x86-64 level that the environment holds the job's libraries to; empty for none.
+        uncapped: names of variables that would do so and that the user has set otherwise.
         interval: seconds between checkpoints, ``"auto"``, or None for none by time.
         keep_last: how many of the newest checkpoints are kept.
         preserve: absolute paths that are rolled back as a whole.
@@ -104,6 +106,8 @@ class RunSettings:
     no_encryption: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     withheld: tuple[str, ...] = ()
+    portable_cpu: str = ""
+    uncapped: tuple[str, ...] = ()
     interval: Interval = "auto"
     keep_last: int = 3
     preserve: tuple[Path, ...] = ()

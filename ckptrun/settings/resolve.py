@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from ckptrun.core.config import Interval, RestartPolicy
+from ckptrun.core.cpu import parse_level
 from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
+from ckptrun.settings.portable import cap
 from ckptrun.settings.sources import NOT_BUILT, Level, Sources, not_built, read_document
 from ckptrun.settings.units import parse_duration, parse_size
 
@@ -66,6 +68,9 @@ def resolve_run(
     _check_encrypted(store)
     _check_contradictions(sources)
     pass_env = sources.many("pass-env", str)
+    level = sources.value("portable-cpu", parse_level, "")
+    environment = job_environment(environ, store_url=store.url, pass_env=pass_env)
+    environment, uncapped = cap(environment, level) if level else (environment, ())
     return RunSettings(
         command=tuple(command),
         name=_name(sources, store.url, command, cwd),
@@ -75,8 +80,10 @@ def resolve_run(
         key=store.key,
         no_encryption=store.no_encryption,
         state_dir=store.state_dir,
-        environment=job_environment(environ, store_url=store.url, pass_env=pass_env),
+        environment=environment,
         withheld=withheld_names(environ, store_url=store.url, pass_env=pass_env),
+        portable_cpu=level,
+        uncapped=uncapped,
         interval=sources.value("interval", _interval, "auto"),
         keep_last=sources.value("keep", parse_keep, Keep()).last,
         preserve=sources.many("preserve", lambda text: _existing(text, cwd)),

@@ -49,6 +49,7 @@ OPTIONS: dict[str, Shape] = {
     "fresh": Shape.FLAG,
     "take-over": Shape.FLAG,
     "require-store": Shape.FLAG,
+    "portable-cpu": Shape.VALUE,
     "allow-io-uring": Shape.FLAG,
     "no-private-tmp": Shape.FLAG,
     "forward-usr1": Shape.FLAG,
@@ -64,7 +65,6 @@ NOT_BUILT: dict[str, Shape] = {
     "key": Shape.VALUE,
     "hook": Shape.MANY,
     "user": Shape.VALUE,
-    "portable-cpu": Shape.VALUE,
     "metrics-port": Shape.VALUE,
     "dry-run": Shape.FLAG,
 }

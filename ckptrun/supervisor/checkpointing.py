@@ -21,7 +21,8 @@ from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
 from ckptrun.journal import records_to_json
-from ckptrun.supervisor.facts import HELPER_KEY, Facts, this_machine
+from ckptrun.supervisor import compat
+from ckptrun.supervisor.facts import HELPER_KEY, Facts
 from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from ckptrun.criu.program import Criu
     from ckptrun.criu.staging import Arena, Extents, Slot
     from ckptrun.journal import Frozen, Journal, Prepared
+    from ckptrun.supervisor.binaries import Binaries, Mapped
     from ckptrun.supervisor.incarnation import Incarnation
+    from ckptrun.supervisor.machine import Machine
     from ckptrun.supervisor.privilege import Privilege
     from ckptrun.supervisor.staged import LocalCopies
 
@@ -52,6 +55,8 @@ class Tools:
     privilege: Privilege
     streams: Streams
     journal: Journal
+    machine: Machine
+    binaries: Binaries
     workplace: Path
     logs: Path
     post: Callable[[Event], None]
@@ -187,6 +192,7 @@ class _Attempt:
         self._place: engine.Place
         self._started = 0.0
         self._prepared: Prepared
+        self._mapped: Mapped
 
     def run(self, slot: Slot) -> None:
         """Dump into `slot` and report."""
@@ -203,6 +209,8 @@ class _Attempt:
         self._place = engine.Place(
             tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
         )
+        tools.machine.know()
+        self._mapped = tools.binaries.mapped(incarnation.pids())
         self._prepared = tools.journal.prepare(incarnation.pids(), slot.put, self._owner.stored())
         wiring = tools.streams.wiring
         assert wiring is not None
@@ -255,6 +263,7 @@ class _Attempt:
         assert moment is not None
         assert helper is not None
         tools.reader.check_connections(images)
+        mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
         for problem in capture.problems:
             tools.note(problem)
@@ -267,7 +276,13 @@ class _Attempt:
             moment.boottime,
             tools.privilege.kind,
             tools.privilege.uid,
-            this_machine(tools.criu.version),
+            compat.gather(
+                tools.machine,
+                mapped,
+                apart={record.path for record in capture.records},
+                registers=tools.reader.registers(images),
+                portable=self._incarnation.portable,
+            ),
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(

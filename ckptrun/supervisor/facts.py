@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule.streams import Position
 from ckptrun.errors import CorruptError
+from ckptrun.supervisor.compat import Compat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Facts:
         boottime: the job's CLOCK_BOOTTIME at the freeze, nanoseconds.
         privilege: what kind of capsule it was made in (`Privilege.kind`).
         uid: whom the job ran as, inside its capsule.
-        machine: kernel, architecture and CRIU, to be understood by people and checked before a restore.
+        compat: what it depends on: CPU, kernel, CRIU, libraries; checked before a restore.
     """
 
     position: Position
@@ -43,7 +43,7 @@ class Facts:
     boottime: int
     privilege: str
     uid: int
-    machine: Mapping[str, str] = field(default_factory=dict)
+    compat: Compat
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -57,7 +57,7 @@ class Facts:
             "boottime": self.boottime,
             "privilege": self.privilege,
             "uid": self.uid,
-            "machine": dict(self.machine),
+            "compat": self.compat.to_json(),
         }
 
     @classmethod
@@ -82,25 +82,7 @@ class Facts:
                 value["boottime"],
                 value["privilege"],
                 value["uid"],
-                value["machine"],
+                Compat.from_json(value.get("compat")),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error
-
-
-def this_machine(criu_version: tuple[int, ...]) -> dict[str, str]:
-    """Return what a restore elsewhere wants to know about this machine."""
-    return {
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "criu": ".".join(map(str, criu_version)),
-        "cpu": _cpu_model(),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - one small read
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        return ""

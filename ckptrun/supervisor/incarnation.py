@@ -47,6 +47,7 @@ class Job:
     deny_io_uring: bool
     private_tmp: Path | None
     privilege: Privilege
+    portable: str = ""
 
 
 class Incarnation:
@@ -63,6 +64,7 @@ class Incarnation:
         self.number = number
         self.helper: Helper | None = None
         self.offsets = Offsets(0, 0)
+        self.portable = job.portable
         self.started = time.monotonic()
         self.interrupted = float("-inf")
         self.ended = threading.Event()

@@ -16,8 +16,9 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine
-from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError
+from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError, UnfitError
 from ckptrun.journal import cut_back, populate, records_from_json, rollback
+from ckptrun.supervisor import compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Restorer:
                     str(error),
                     corrupt=isinstance(error, CorruptError),
                     transient=isinstance(error, StoreUnreachableError),
+                    unfit=isinstance(error, UnfitError),
                 )
             )
         except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
@@ -116,6 +118,7 @@ class Restorer:
         images = self._fetch(command.checkpoint, command.local)
         facts = images.facts
         self._check(facts)
+        self._inherit(facts, incarnation)
         records = records_from_json(facts.journal)
         report = rollback(
             records, images.files.__getitem__, aside=self._folders.aside, ignore=self._folders.own
@@ -143,16 +146,23 @@ class Restorer:
         """Refuse what cannot work before anything is touched."""
         ours = self._tools.privilege
         if (facts.privilege, facts.uid) != (ours.kind, ours.uid):
-            raise RestoreError(
-                f"the checkpoint was made by a run of kind {facts.privilege!r} with uid {facts.uid}, "
+            raise UnfitError(
+                f"it was made by a run of kind {facts.privilege!r} with uid {facts.uid}, "
                 f"this one is of kind {ours.kind!r} with uid {ours.uid}",
                 hint="run the command as the same user as before",
             )
-        architecture = facts.machine.get("architecture", "")
-        if architecture != os.uname().machine:
-            raise RestoreError(
-                f"the checkpoint was made on {architecture}, this machine is {os.uname().machine}"
+        for note in compat.check(facts.compat, self._tools.machine, self._tools.binaries):
+            self._tools.note(note)
+
+    def _inherit(self, facts: Facts, incarnation: Incarnation) -> None:
+        """Note what the job was started with: it goes on with that, whatever the command says now."""
+        asked, given = incarnation.portable, facts.compat.portable
+        if asked and asked != given:
+            how = f"with --portable-cpu {given}" if given else "without it"
+            self._tools.note(
+                f"--portable-cpu {asked} has no effect: the job was started {how} and goes on so"
             )
+        incarnation.portable = given
 
     def _offsets(self, facts: Facts) -> Offsets | None:
         """Where CRIU leaves the clocks alone, the capsule makes them go on from where they stood."""

@@ -235,7 +235,15 @@ class ModelShell:
         self.begin(
             number,
             lambda: e.RestoreSucceeded(self.now, number),
-            lambda: e.RestoreFailed(self.now, number, checkpoint, "no", corrupt, transient=self.chance(0.1)),
+            lambda: e.RestoreFailed(
+                self.now,
+                number,
+                checkpoint,
+                "no",
+                corrupt,
+                transient=self.chance(0.1),
+                unfit=self.chance(0.02),
+            ),
             self.world.restore_fails,
         )
 

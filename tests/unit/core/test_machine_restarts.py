@@ -234,6 +234,16 @@ def test_a_checkpoint_that_cannot_be_restored_here_stays_in_the_lineage() -> Non
     assert machine.the(c.RestoreJob).checkpoint == "a"
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_a_checkpoint_that_does_not_fit_this_machine_ends_the_run_and_stays_good(local: bool) -> None:
+    failed = e.RestoreFailed(1.0, 1, "b", "this CPU lacks avx512f", unfit=True)
+    machine = Machine().resumed("b", "a", local=local).feed(failed)
+    assert machine.finish == ("ckptrun", 74, "interrupted")
+    assert not machine.sent(c.MarkBad)
+    assert len([command for command in machine.all if isinstance(command, c.RestoreJob)]) == 1
+    assert "does not fit here: this CPU lacks avx512f" in machine.said
+
+
 def test_when_no_checkpoint_can_be_restored_the_run_ends_with_74() -> None:
     machine = Machine().resumed("a").feed(e.RestoreFailed(1.0, 1, "a", "file is gone"))
     assert machine.finish == ("ckptrun", 74, "failed")
