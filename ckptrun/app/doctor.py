@@ -47,6 +47,26 @@ def diagnose(settings: StoreSettings, *, fix: bool) -> dict[str, Any]:
     }
 
 
+def diagnose_process(pid: int) -> dict[str, Any]:
+    """Examine a process and all below it, running undisturbed; /proc is all that is read.
+
+    Returns:
+        As `diagnose`; the checks' names are the table's.
+
+    Raises:
+        UsageError: there is no such process.
+    """
+    from ckptrun.criu.remedies.preflight import process_checks  # noqa: PLC0415 -- 'explain' needs no /proc
+
+    checks = process_checks(pid)
+    if not checks:
+        raise UsageError(f"there is no process {pid}", hint="ps -e names those that run")
+    return {
+        "ok": all(check.ok for check in checks),
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
+
+
 def exit_code(result: dict[str, Any]) -> int:
     """Return what ``doctor`` exits with: 0, 73 if only the store fails, else 69."""
     failed = {check["name"] for check in result["checks"] if not check["ok"]}
@@ -60,25 +80,38 @@ def explain(log: Path) -> dict[str, Any]:
 
     Returns:
         ``cause`` and ``remedy``, a sentence each; ``evidence``, the line that betrays the cause; ``known``,
-        whether the cause is one that ckptrun knows.
+        whether the cause is one that ckptrun knows. A known one also has its ``name``, ``during`` what it happens,
+        and ``pid``, ``program``, ``fd``, ``path`` and ``retried`` (what ckptrun tries by itself), or None.
 
     Raises:
         UsageError: it cannot be read.
     """
-    from ckptrun.criu.remedies import TABLE, errors_of  # noqa: PLC0415 -- 'doctor' needs no table
+    from ckptrun.criu.remedies import errors_of, find  # noqa: PLC0415 -- 'doctor' needs no table
 
     try:
         text = log.read_text("utf-8", errors="replace")
     except OSError as error:
         raise UsageError(f"{log} cannot be read: {error.strerror}", hint="name a log of CRIU's") from error
-    for entry in TABLE:
-        if (match := entry.pattern.search(text)) is not None:
-            evidence = _line_around(text, match.start())
-            return {"cause": entry.cause, "evidence": evidence, "remedy": entry.remedy, "known": True}
+    if (found := find(text)) is not None:
+        retry = found.remedy.retry
+        return {
+            "cause": found.cause,
+            "evidence": found.line,
+            "remedy": found.remedy.remedy,
+            "known": True,
+            "name": found.remedy.name,
+            "during": found.remedy.during.value,
+            "pid": found.pid or None,
+            "program": found.program or None,
+            "fd": None if found.fd < 0 else found.fd,
+            "path": found.path or None,
+            "retried": None if retry is None else f"once, {retry}",
+        }
     errors = errors_of(text)
     if not errors:
-        return {"cause": "the log names no error", "evidence": "", "remedy": "", "known": False}
-    remedy = "report it with the log, so that the cause becomes a known one"
+        remedy = "look at its last lines; a CRIU that was killed leaves no error"
+        return {"cause": "the log names no error", "evidence": "", "remedy": remedy, "known": False}
+    remedy = f"look at the lines before it in {log}, and report them, so that the cause becomes a known one"
     return {"cause": errors[-1], "evidence": errors[-1], "remedy": remedy, "known": False}
 
 
@@ -94,9 +127,3 @@ def _store_check(settings: StoreSettings) -> Check:
         remedy = error.hint or "choose another --store"
         return Check(STORE_CHECK, ok=False, detail=error.message, remedy=remedy)
     return Check(STORE_CHECK, ok=True, detail=f"{settings.url} can be written and honours preconditions")
-
-
-def _line_around(text: str, position: int) -> str:
-    start = text.rfind("\n", 0, position) + 1
-    end = text.find("\n", position)
-    return text[start : end if end >= 0 else len(text)].strip()

@@ -148,7 +148,7 @@ def checks(result: Mapping[str, Any]) -> None:
     for check in result["checks"]:
         mark = Text("ok      ", "green") if check["ok"] else Text("problem ", "red")
         _console().print(mark + Text(f"{check['name']}: {check['detail']}"))
-        if not check["ok"]:
+        if check["remedy"]:
             _console().print(Text(f"        -> {check['remedy']}"))
 
 

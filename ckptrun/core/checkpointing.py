@@ -67,6 +67,9 @@ def dump_finished(turn: Turn, event: DumpFinished) -> None:
         frozen_seconds=event.frozen_seconds,
         memory_bytes=event.memory_bytes,
     )
+    if event.retried:
+        turn.record("checkpoint-retried", id=dump.id, reason=event.retried)
+        turn.say(DETAIL, f"checkpoint {dump.id} took two tries: {event.retried}")
     turn.say(DETAIL, f"checkpoint {dump.id} is complete; the job was frozen for {event.frozen_seconds:.3f} s")
     turn.answer(tuple(r for r in dump.requests if not r.wait), dump.id)
     waiting = tuple(r for r in dump.requests if r.wait)

@@ -105,12 +105,14 @@ class RestoreSucceeded:
         incarnation: the one that came to be.
         age: seconds since the checkpoint was taken; None if unknown.
         cut_bytes: bytes of redirected output that were cut off.
+        retried: why it took a second try, and which; empty if it did not.
     """
 
     now: float
     incarnation: int
     age: float | None = None
     cut_bytes: int = 0
+    retried: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +190,21 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class DumpFinished:
-    """A dump is complete in local memory: the checkpoint is *staged*."""
+    """A dump is complete in local memory: the checkpoint is *staged*.
+
+    Args:
+        now: seconds, monotonic.
+        id: what `TakeCheckpoint` named it.
+        frozen_seconds: how long the job was stopped.
+        memory_bytes: of its images.
+        retried: why it took a second try, and which; empty if it did not.
+    """
 
     now: float
     id: str
     frozen_seconds: float
     memory_bytes: int
+    retried: str = ""
 
 
 @dataclass(frozen=True, slots=True)

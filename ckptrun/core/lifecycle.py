@@ -61,6 +61,9 @@ def restored(turn: Turn, event: RestoreSucceeded) -> None:
         age_seconds=event.age,
         cut_bytes=event.cut_bytes,
     )
+    if event.retried:
+        turn.record("restore-retried", checkpoint=origin, reason=event.retried)
+        turn.say(NORMAL, f"the restore took two tries: {event.retried}")
     age = "" if event.age is None else f", taken {event.age:.0f} s ago"
     cut = f"; {event.cut_bytes} bytes of output are written anew" if event.cut_bytes else ""
     turn.say(NORMAL, f"the job runs again, restored from checkpoint {origin}{age}{cut}")

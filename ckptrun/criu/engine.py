@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.criu import probe, remedies
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import Source
     from ckptrun.criu.program import Criu
+    from ckptrun.criu.remedies import Finding
     from ckptrun.criu.staging import Extents, Slot
 
 LOG_LEVEL = "-v3"
@@ -110,7 +111,10 @@ class DumpRequest:
         max_freeze: seconds the job may be stopped; counted from CRIU's connection to the capture, just before.
         frozen: called with the images while the tree is stopped; what it raises fails the dump.
         hold: seconds more that `frozen` may take, for a checkpoint after which the job is to be killed.
+        flags: options of CRIU's beyond the usual.
         dead: whether the job has died; CRIU may wait for a task that was killed under it until the deadline.
+        pids: the job's processes as this machine counts them; they are looked at to name a culprit.
+        retrying: told why, before a failed dump is tried again.
     """
 
     root_pid: int
@@ -121,14 +125,39 @@ class DumpRequest:
     hold: float = 0.0
     flags: tuple[str, ...] = ()
     dead: Callable[[], bool] = lambda: False
+    pids: Callable[[], Sequence[int]] = lambda: ()
+    retrying: Callable[[str], None] = lambda _: None
+
+
+class _KnownDumpError(DumpError):
+    """A dump failed for a reason that the table knows."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.cause, hint=finding.remedy.remedy)
+        self.finding = finding
 
 
 def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
-    """Dump the tree and let it run on.
+    """Dump the tree and let it run on; try once more where the remedy is one that loses nothing.
 
     Raises:
         DumpError: it failed or took too long; the job runs on.
     """
+    before = request.slot.used
+    try:
+        return _dump(place, request, spawn)
+    except _KnownDumpError as error:
+        retry = error.finding.remedy.retry
+        if retry is None or request.dead():
+            raise
+        request.retrying(f"{error.finding.cause}; it was tried again {retry}")
+    (place.folder / "dump.log").rename(place.folder / "dump-first.log")
+    request.slot.used = before
+    time.sleep(retry.pause)
+    return _dump(place, replace(request, flags=(*request.flags, *retry.flags)), spawn)
+
+
+def _dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     argv = [*place.common("dump"), "-t", str(request.root_pid), "--leave-running", "--link-remap"]
     argv += ["--ghost-limit", str(GHOST_LIMIT), "--timeout", str(COLLECT_SECONDS), *request.flags]
     for name in request.external:
@@ -218,7 +247,10 @@ def _dump_error(place: Place, code: int | None, action: PostDump, request: DumpR
             "CRIU let the job run on without asking; the images may be torn",
             hint="this is a defect: report it",
         )
-    return DumpError(remedies.sentence(place.folder / "dump.log", _ended(code)))
+    log = place.folder / "dump.log"
+    if (finding := remedies.finding_of(log, request.pids())) is not None:
+        return _KnownDumpError(finding)
+    return DumpError(remedies.sentence(log, _ended(code)))
 
 
 def _told(error: Exception) -> str:
@@ -240,21 +272,44 @@ class RestoreRequest:
         last_pid: the highest PID in the tree; the PID counter is set to it.
         inherit: CRIU's name of each external thing at the dump -> descriptor of this process that takes its place.
         flags: what the dump was made with beyond the usual.
+        retrying: told why, before a failed restore is tried again.
     """
 
     images: Mapping[str, Source]
     last_pid: int
     inherit: Mapping[str, int]
     flags: tuple[str, ...] = ()
+    retrying: Callable[[str], None] = lambda _: None
+
+
+class _KnownRestoreError(RestoreError):
+    """A restore failed for a reason that the table knows."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.cause, hint=finding.remedy.remedy)
+        self.finding = finding
 
 
 def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float) -> None:
-    """Restore the tree; when this returns, CRIU says that it runs.
+    """Restore the tree; when this returns, CRIU says that it runs. As with a dump, it may be tried once more.
 
     Raises:
         RestoreError: it does not.
         StoreError: the images could not be read from the store.
     """
+    try:
+        return _restore(place, request, spawn, timeout)
+    except _KnownRestoreError as error:
+        retry = error.finding.remedy.retry
+        if retry is None:
+            raise
+        request.retrying(f"{error.finding.cause}; it was tried again {retry}")
+    (place.folder / "restore.log").rename(place.folder / "restore-first.log")
+    time.sleep(retry.pause)
+    return _restore(place, replace(request, flags=(*request.flags, *retry.flags)), spawn, timeout)
+
+
+def _restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float) -> None:
     argv = [*place.common("restore"), "--restore-detached", *request.flags]
     fds: dict[int, int] = {}
     for number, (name, fd) in enumerate(request.inherit.items(), start=3):
@@ -280,7 +335,10 @@ def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float)
     if code is None:
         raise RestoreError(f"CRIU did not finish the restore within {timeout:g} s")
     if code != 0:
-        raise RestoreError(remedies.sentence(place.folder / "restore.log", _ended(code)))
+        log = place.folder / "restore.log"
+        if (finding := remedies.finding_of(log)) is not None:
+            raise _KnownRestoreError(finding)
+        raise RestoreError(remedies.sentence(log, _ended(code)))
 
 
 def clean(folder: Path) -> None:

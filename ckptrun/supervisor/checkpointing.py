@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.events import DumpFailed, DumpFinished
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
-from ckptrun.criu import engine
+from ckptrun.criu import engine, remedies
 from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
@@ -191,6 +191,7 @@ class _Attempt:
         self._moment: _Moment | None = None
         self._place: engine.Place
         self._started = 0.0
+        self._retried = ""
         self._prepared: Prepared
         self._mapped: Mapped
 
@@ -209,9 +210,12 @@ class _Attempt:
         self._place = engine.Place(
             tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
         )
+        pids = incarnation.pids()
+        if (hopeless := remedies.refusal(pids)) is not None:
+            raise DumpError(hopeless.cause, hint=hopeless.remedy.remedy)
         tools.machine.know()
-        self._mapped = tools.binaries.mapped(incarnation.pids())
-        self._prepared = tools.journal.prepare(incarnation.pids(), slot.put, self._owner.stored())
+        self._mapped = tools.binaries.mapped(pids)
+        self._prepared = tools.journal.prepare(pids, slot.put, self._owner.stored())
         wiring = tools.streams.wiring
         assert wiring is not None
         max_freeze = self._owner._max_freeze  # noqa: SLF001 - as above
@@ -226,11 +230,16 @@ class _Attempt:
             lambda images: self._frozen(slot, images),
             hold,
             dead=incarnation.dead,
+            pids=incarnation.pids,
+            retrying=self._retrying,
         )
         self._started = time.monotonic()
         result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
         if not self.finished:
             self._report(slot, result.images, result.frozen_seconds)
+
+    def _retrying(self, why: str) -> None:
+        self._retried = why
 
     def _frozen(self, slot: Slot, images: dict[str, Extents]) -> None:
         """Do what must be done while the job is stopped."""
@@ -256,7 +265,9 @@ class _Attempt:
         self._owner.last_size = slot.used
         self._owner._copies.add(staged)  # noqa: SLF001 - as above
         self.finished = True
-        self._tools.post(DumpFinished(time.monotonic(), self._command.id, frozen_seconds, size))
+        self._tools.post(
+            DumpFinished(time.monotonic(), self._command.id, frozen_seconds, size, self._retried)
+        )
 
     def _staged(self, slot: Slot, images: dict[str, Extents], frozen_seconds: float) -> Staged:
         tools, moment, helper = self._tools, self._moment, self._incarnation.helper

@@ -80,10 +80,12 @@ class Restorer:
         self._folders = folders
         self._fetch = fetch
         self._open_capsule = open_capsule
+        self._retried = ""
 
     def restore(self, command: RestoreJob, incarnation: Incarnation) -> None:
         """Restore and post how it went."""
         post, number, checkpoint = self._tools.post, command.incarnation, command.checkpoint
+        self._retried = ""
         try:
             age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
@@ -104,7 +106,7 @@ class Restorer:
             self._clear(incarnation)
             post(RestoreFailed(time.monotonic(), number, checkpoint, repr(error)))
         else:
-            post(RestoreSucceeded(time.monotonic(), number, age, cut))
+            post(RestoreSucceeded(time.monotonic(), number, age, cut, self._retried))
             incarnation.make_live()
 
     def _clear(self, incarnation: Incarnation) -> None:
@@ -186,10 +188,15 @@ class Restorer:
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
-            request = engine.RestoreRequest(tools.reader.for_restore(images.streams), facts.last_pid, inherit)
+            request = engine.RestoreRequest(
+                tools.reader.for_restore(images.streams), facts.last_pid, inherit, retrying=self._retrying
+            )
             engine.restore(place, request, incarnation.spawn_criu(None), RESTORE_SECONDS)
         finally:
             tools.streams.wired()
+
+    def _retrying(self, why: str) -> None:
+        self._retried = why
 
     def _prove(self, incarnation: Incarnation) -> None:
         """Check that the tree lives and holds its streams."""
