@@ -1,0 +1,34 @@
+"""What every program of the zoo does alike: steps at a pace, and a digest at the end.
+
+ZOO_PAUSE is the pace, in seconds a step; the result must be the same whatever it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAUSE_SECONDS = float(os.environ.get("ZOO_PAUSE", "0"))
+
+
+def steps(count: int) -> Iterator[int]:
+    """Count, tell of each number, and rest after it."""
+    for number in range(count):
+        print(f"step {number}", flush=True)
+        yield number
+        time.sleep(PAUSE_SECONDS)
+
+
+def sha(*results: object) -> str:
+    """Return a digest of values whose `repr` says all."""
+    return hashlib.sha256(repr(results).encode()).hexdigest()
+
+
+def report(*results: object) -> None:
+    """Print the digest of the results: the last line of every program."""
+    print("digest", sha(*results), flush=True)

@@ -1,0 +1,58 @@
+"""Real programs, killed at random moments and restored, end as if nothing had happened.
+
+`make test` kills ten of them once; `make zoo` all of them, three times, on the same machine and on another one.
+CKPTRUN_TEST_SEED repeats a run's choices.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from driving import alone, performance
+from programs import ENVIRONMENT as PACKAGES
+from programs import PROGRAMS, Place, Program
+from results import recorded
+from support.run import seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("CKPTRUN_ZOO_KILLS", "0"))
+"""Of every program, here and elsewhere; 0: one kill for each of the quick ten."""
+
+
+def cases() -> Iterator[object]:
+    for program in PROGRAMS:
+        for place in Place if KILLS else filter(None, [program.quick]):
+            if program.refusal:
+                continue
+            marks = [pytest.mark.xfail(reason=program.pending, strict=True)] if program.pending else []
+            yield pytest.param(program, place, id=f"{program.name}-{place.value}", marks=marks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages() -> None:
+    assert (PACKAGES / "bin" / "python").exists(), "the zoo's packages are missing: run `make zoo-packages`"
+
+
+@pytest.mark.parametrize(("program", "place"), list(cases()))
+def test_a_killed_program_ends_as_if_left_alone(program: Program, place: Place, tmp_path: Path):
+    choices = random.Random(seed())
+    with recorded(program, place) as figures:
+        with performance(tmp_path / "machine", program) as shown:
+            expected = alone(program, tmp_path / "alone", shown.lab.env)
+            shown.start()
+            try:
+                for _ in range(KILLS or 1):
+                    shown.kill(place, choices)
+                outcome = shown.end()
+            finally:
+                figures.update(shown.figures())
+        assert outcome.digest == expected.digest
+        assert outcome.files == expected.files
