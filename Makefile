@@ -5,6 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 VENV := .venv
+ZOO := .venv-zoo
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --retries 10 --timeout 60
 STUB := $(wildcard ckptrun/capsule/stub/*.[ch])
@@ -77,14 +78,39 @@ test-packages:
 	    echo "test: btrfs-progs cannot be installed; the reflink tests will be skipped" >&2
 	fi
 
-test: setup test-packages ## the test suite
-	@$(PY) -m pytest --ignore=tests/zoo --ignore=tests/bench
+test: setup test-packages $(ZOO)/.quick ## the test suite
+	@$(PY) -m pytest --ignore=tests/bench
 
 test-quick: setup ## the part of it under two minutes
 	@$(PY) -m pytest -m 'not slow' $(QUICK)
 
-zoo: ## every program of the zoo, every kill (not built yet)
-	@echo "zoo: not built yet" >&2; exit 64
+zoo: setup $(ZOO)/.all ## every program of the zoo, three kills here and elsewhere
+	@rm -f zoo.json
+	status=0
+	CKPTRUN_ZOO_KILLS=$${CKPTRUN_ZOO_KILLS:-3} CKPTRUN_ZOO_JSON=zoo.json $(PY) -m pytest tests/zoo || status=$$?
+	$(PY) tests/zoo/report.py zoo.json docs/compatibility.md
+	exit $$status
+
+# The interpreter and the packages of the zoo's programs: jobs need nothing of ckptrun's.
+.PHONY: zoo-packages
+zoo-packages: $(ZOO)/.all
+
+$(ZOO)/.quick: tests/zoo/requirements-test.txt | $(VENV)/.installed
+	@$(call install_zoo,$<)
+
+$(ZOO)/.all: tests/zoo/requirements.txt $(ZOO)/.quick
+	@$(call install_zoo,$<)
+
+define install_zoo
+[ -x $(ZOO)/bin/python ] || $(PY) -m venv $(ZOO)
+for try in 1 2; do
+  if $(ZOO)/bin/python -m pip --disable-pip-version-check --retries 10 --timeout 60 \
+    install --quiet --only-binary :all: --requirement $(1); then touch $@; exit 0; fi
+  echo "zoo: try $$try of installing the programs' packages failed" >&2
+  sleep 5
+done
+exit 1
+endef
 
 check: setup ## format, lint, types, import contract
 	@$(VENV)/bin/ruff format --check .
@@ -96,6 +122,6 @@ bench: setup ## the benchmarks: a table and bench.json
 	@$(PY) tests/bench/run.py --json bench.json
 
 clean: ## remove what setup and the tools made here (a provided CRIU stays)
-	@rm -rf $(VENV) dist build bench.json ckptrun/capsule/stub/bin
+	@rm -rf $(VENV) $(ZOO) dist build bench.json zoo.json ckptrun/capsule/stub/bin
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

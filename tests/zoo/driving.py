@@ -19,7 +19,7 @@ import termios
 import time
 from typing import TYPE_CHECKING, Any
 
-from programs import Place
+from catalogue import Place
 from support.processes import Collector, die_with_parent
 from support.run import COMMITTED, RESTORED, STARTED, Lab
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from programs import Program
+    from catalogue import Program
     from support.run import Event, Run
 
 INTERVAL_SECONDS = 1.0

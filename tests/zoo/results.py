@@ -21,7 +21,7 @@ from ckptrun.criu.provision import find
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from programs import Place, Program
+    from catalogue import Place, Program
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogue import ENVIRONMENT as PACKAGES
+from catalogue import PROGRAMS, Place, Program
 from driving import alone, performance
-from programs import ENVIRONMENT as PACKAGES
-from programs import PROGRAMS, Place, Program
 from results import recorded
 from support.run import seed
 
@@ -32,7 +32,8 @@ def cases() -> Iterator[object]:
         for place in Place if KILLS else filter(None, [program.quick]):
             if program.refusal:
                 continue
-            marks = [pytest.mark.xfail(reason=program.pending, strict=True)] if program.pending else []
+            reason = program.pending.get(place)
+            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
             yield pytest.param(program, place, id=f"{program.name}-{place.value}", marks=marks)
 
 

@@ -1,4 +1,4 @@
-"""logging with rotation: files renamed in turn, the oldest deleted."""
+"""logging with rotation: files renamed in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pace import report, sha, steps
 
 
 def main() -> None:
-    handler = RotatingFileHandler("app.log", maxBytes=2000, backupCount=4)
+    handler = RotatingFileHandler("app.log", maxBytes=2000, backupCount=30)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
     log = logging.getLogger("zoo")
     log.setLevel(logging.INFO)

@@ -41,8 +41,7 @@ def main() -> None:
         time.sleep(0.01)
     answers = []
     with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
-        for step in steps(100):
-            answers.append(client.post("/", content=str(step * step % 97)).json())
+        answers.extend(client.post("/", content=str(step * step % 97)).json() for step in steps(100))
     server.should_exit = True
     report(answers)
 
