@@ -140,7 +140,11 @@ PROGRAMS = (
         volatile=("broker/*", "results/*"),
         pending={Place.ELSEWHERE: _CLOSED_FILES},
     ),
-    Program("gunicorn_workers", "gunicorn with 2 workers and a client"),
+    Program(
+        "gunicorn_workers",
+        "gunicorn with 2 workers and a client",
+        pending={Place.ELSEWHERE: "the folder of its control socket, ~/.gunicorn, is not brought back yet"},
+    ),
     Program("shared_mappings", "files mapped shared by two processes"),
     Program("outside_memory", "memory outside Python: malloc, C structs"),
     Program("many_threads", "64 threads handing work on through queues"),
