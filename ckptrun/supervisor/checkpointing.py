@@ -239,6 +239,8 @@ class _Attempt:
             self._report(slot, result.images, result.frozen_seconds)
 
     def _retrying(self, why: str) -> None:
+        if self._owner.abandoned:
+            raise DumpError("the checkpoint was given up")
         self._retried = why
 
     def _frozen(self, slot: Slot, images: dict[str, Extents]) -> None:

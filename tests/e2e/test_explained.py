@@ -13,13 +13,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.as_user import command
 from support.processes import die_with_parent
+from support.run import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from support.run import Lab
 
 IO_URING = """
 import ctypes, sys, time
@@ -124,6 +124,32 @@ def test_the_doctor_tells_cuda_libraries_from_a_gpu_in_use(lab: Lab):
         assert "nothing to do" in check["remedy"]
 
 
+PIPES = """
+import os, time
+pipes = [os.pipe2(os.O_DIRECT) for _ in range(3)]
+print("ready", flush=True)
+while True: time.sleep(0.1)
+"""
+
+
+def test_what_a_process_holds_more_than_once_is_told_once(lab: Lab):
+    with program(PIPES) as process:
+        check = doctor(lab, process.pid, 69)["packet-pipe"]
+        assert "(fd 4)" in check["detail"]
+        assert check["detail"].endswith(", and 2 more of that kind")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_an_ordinary_user_is_told_what_may_not_be_looked_at(tmp_path: Path):
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    with Lab(tmp_path, prefix=command(65534, 65534, home)) as lab, program(PIPES) as process:
+        check = doctor(lab, process.pid, 69)["access"]
+        assert f"process {process.pid} (" in check["detail"]
+        assert "as root" in check["remedy"]
+
+
 @pytest.mark.slow
 def test_a_job_that_uses_io_uring_all_the_same_is_refused_by_name_and_not_stopped(lab: Lab):
     run = lab.start(sys.executable, "-c", IO_URING, options=("--allow-io-uring",))
@@ -165,4 +191,36 @@ def test_changed_permissions_of_a_file_that_the_job_only_reads_cost_a_second_try
     assert f"{data} has other permissions" in retried["reason"]
     assert "--skip-file-rwx-check" in retried["reason"]
     run.says("the restore took two tries")
+    run.kill_job()
+
+
+GHOST = """
+import os, sys, time
+f = open(sys.argv[1], "w+b")
+os.posix_fallocate(f.fileno(), 0, (1 << 30) + (1 << 20))
+os.unlink(sys.argv[1])
+f.write(b"kept"); f.flush()
+print("ready", flush=True)
+n = 0
+while True:
+    n += 1
+    f.seek(0)
+    print("tick", n, f.read(4).decode(), f.seek(0, 2), flush=True)
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+def test_a_removed_file_of_more_than_a_gigabyte_costs_a_second_try(lab: Lab, tmp_path: Path):
+    run = lab.start(sys.executable, "-c", GHOST, tmp_path / "ghost")
+    run.prints("tick 3 ")
+    run.checkpoint()
+    (retried,) = lab.events("checkpoint-retried")
+    assert f"(fd 3: {tmp_path}/ghost)" in retried["reason"]
+    assert "--ghost-limit" in retried["reason"]
+    run.restored(run.kill_job)
+    assert run.stdout is not None
+    before = len(run.stdout.data)
+    run.until("more output", lambda: b"tick" in run.stdout.data[before:])
+    assert b"kept %d" % ((1 << 30) + (1 << 20)) in run.stdout.data[before:]
     run.kill_job()

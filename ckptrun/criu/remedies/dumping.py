@@ -22,7 +22,7 @@ DUMPING = (
         "io-uring",
         r"send_fds failed \(-22\)|anon_inode:\[io_uring\]",
         "{who} holds an io_uring ring{at}, which CRIU cannot save",
-        "run it without --allow-io-uring, so that the program falls back",
+        "run it without --allow-io-uring, so that the program falls back (as an ordinary user: with sudo)",
         refused=True,
     ),
     entry(

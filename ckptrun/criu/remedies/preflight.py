@@ -22,14 +22,17 @@ def process_checks(host_pid: int) -> list[Check]:
     """Examine a process and all below it; a process in a capsule stands for everything in there.
 
     Returns:
-        A check for everything found, each with process, descriptor or path, and remedy; empty if there is no process.
+        A check for every process and kind of obstacle, with descriptor or path and remedy; none if there is no process.
     """
     tree = processes(tree_of(host_pid))
     if not tree:
         return []
     found = findings([process.host_pid for process in tree])
     checks = [Check("processes", ok=True, detail=_looked_at(tree))]
-    checks += [_check(finding) for finding in found]
+    kinds: dict[tuple[str, int], list[Finding]] = {}
+    for finding in found:
+        kinds.setdefault((finding.remedy.name, finding.host_pid), []).append(finding)
+    checks += [_check(alike[0], len(alike) - 1) for alike in kinds.values()]
     return checks + list(_limits(tree))
 
 
@@ -40,17 +43,20 @@ def _looked_at(tree: Sequence[Process]) -> str:
     return f"process {root.host_pid} ({root.program}){below} with {count} descriptors"
 
 
-def _check(finding: Finding) -> Check:
+def _check(finding: Finding, more: int) -> Check:
     name = finding.remedy.name
-    return Check(name, ok=name in _HARMLESS, detail=finding.cause, remedy=finding.remedy.remedy)
+    detail = f"{finding.cause}, and {more} more of that kind" if more else finding.cause
+    return Check(name, ok=name in _HARMLESS, detail=detail, remedy=finding.remedy.remedy)
 
 
 def _limits(tree: Sequence[Process]) -> Iterator[Check]:
     """Yield what could not be seen, and what will be another under ckptrun than it is now."""
-    for process in tree:
-        if not os.access(f"{process.folder}/fd", os.R_OK | os.X_OK):
-            detail = f"the descriptors of process {process.host_pid} ({process.program}) may not be read"
-            yield Check("access", ok=False, detail=detail, remedy="run ckptrun doctor --pid as root")
+    closed = [process for process in tree if not os.access(f"{process.folder}/fd", os.R_OK | os.X_OK)]
+    if closed:
+        others = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
+        first = f"process {closed[0].host_pid} ({closed[0].program})"
+        detail = f"the descriptors of {first}{others} may not be read"
+        yield Check("access", ok=False, detail=detail, remedy="run ckptrun doctor --pid as root")
     root = tree[0]
     if root.link("ns/net") not in {"", os.readlink("/proc/self/ns/net")} and _has_sockets(tree):  # noqa: PTH115
         detail = (
