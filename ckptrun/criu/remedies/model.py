@@ -36,6 +36,10 @@ class Retry:
         return f"with {' '.join(self.flags)}" if self.flags else "as it was"
 
 
+AGAIN = Retry(pause=0.2)
+"""For what passes by itself: a message that is read, a connection that is accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """One known cause.

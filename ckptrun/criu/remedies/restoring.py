@@ -1,4 +1,4 @@
-"""The table's second half: what CRIU says when a checkpoint cannot be restored. See `dumping`."""
+"""Entries about a checkpoint that cannot be restored. See `table`."""
 
 from __future__ import annotations
 
