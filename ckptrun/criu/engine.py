@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.criu import probe, remedies
+from ckptrun.criu.adoption import Adoption
 from ckptrun.criu.postdump import ACTION_SOCKET, PostDump
 from ckptrun.criu.stream import Capture, Serve
 from ckptrun.errors import DumpError, RestoreError, StoreError
@@ -273,6 +274,7 @@ class RestoreRequest:
         inherit: CRIU's name of each external thing at the dump -> descriptor of this process that takes its place.
         flags: what the dump was made with beyond the usual.
         retrying: told why, before a failed restore is tried again.
+        adopter: the root's PID, if processes whose parents are dead must land below it; else 0.
     """
 
     images: Mapping[str, Source]
@@ -280,6 +282,7 @@ class RestoreRequest:
     inherit: Mapping[str, int]
     flags: tuple[str, ...] = ()
     retrying: Callable[[str], None] = lambda _: None
+    adopter: int = 0
 
 
 class _KnownRestoreError(RestoreError):
@@ -317,7 +320,7 @@ def _restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float
         argv += ["--inherit-fd", f"fd[{number}]:{name}"]
     env = _environment(place) | {"CKPTRUN_LAST_PID": str(request.last_pid)}
     with contextlib.ExitStack() as stack:
-        serve = Serve(place.folder, request.images)
+        serve = Serve(place.folder, request.images, Adoption(place.action, request.adopter, spawn).asked)
         stack.callback(serve.close)
         serve.start()
         try:

@@ -106,6 +106,20 @@ class ImageReader:
                     found |= entry.thread_info.fpregs.xsave.xstate_bv
         return found
 
+    def has_orphans(self, images: Mapping[str, Source]) -> bool:
+        """Tell whether a process lives in a session that neither it nor its parent belongs to by itself.
+
+        Its leader, or a parent between it and its leader, has ended. CRIU makes a helper to be its parent, and ends it.
+        """
+        source = images["pstree.img"]
+        entries = list(self.entries(source.read(0, source.size), "pstree", "pstree_entry"))
+        sessions = {entry.pid: entry.sid for entry in entries}
+        return any(
+            entry.sid != entry.pid and entry.sid != sessions[entry.ppid]
+            for entry in entries
+            if entry.ppid in sessions
+        )
+
     def check_connections(self, images: Mapping[str, Source]) -> None:
         """Refuse what CRIU dumps without a word and cannot restore.
 

@@ -27,7 +27,7 @@ from ckptrun.criu.staging import WINDOW, Extents, Slot
 from ckptrun.errors import CkptrunError, DumpError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ckptrun.core.model import Source
@@ -140,11 +140,20 @@ class Capture:
 
 
 class Serve:
-    """Answers one restore's requests from sources. `error` is the first thing that went wrong on this side."""
+    """Answers one restore's requests from sources. `error` is the first thing that went wrong on this side.
 
-    def __init__(self, folder: Path, images: Mapping[str, Source]) -> None:
+    Args:
+        folder: where CRIU looks for the socket.
+        images: name -> content.
+        asked: called with a name before it is answered: whoever asked waits meanwhile.
+    """
+
+    def __init__(
+        self, folder: Path, images: Mapping[str, Source], asked: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.error: Exception | None = None
         self._images = images
+        self._asked = asked
         self._stop = _Stop()
         self._listener = listen(folder / SERVE_SOCKET)
         self._connection: socket.socket | None = None
@@ -184,6 +193,7 @@ class Serve:
             self.error = error
 
     def _answer(self, connection: socket.socket, name: str) -> None:
+        self._asked(name)
         source = self._images.get(name)
         reply = b"\x08\x00" if source is None else b"\x08\x01"
         connection.sendall(struct.pack("<I", len(reply)) + reply)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import helper as helpers
+from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine
@@ -188,8 +189,13 @@ class Restorer:
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
+            streams = images.streams
             request = engine.RestoreRequest(
-                tools.reader.for_restore(images.streams), facts.last_pid, inherit, retrying=self._retrying
+                tools.reader.for_restore(streams),
+                facts.last_pid,
+                inherit,
+                retrying=self._retrying,
+                adopter=ROOT_PID if tools.reader.has_orphans(streams) else 0,
             )
             engine.restore(place, request, incarnation.spawn_criu(None), RESTORE_SECONDS)
         finally:

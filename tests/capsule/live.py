@@ -230,7 +230,10 @@ class Job(Box):
         last_pid = reader().last_pid(images)
         try:
             request = engine.RestoreRequest(
-                reader().for_restore(images), last_pid, {was.pipe: writer} | dict(inherit or {})
+                reader().for_restore(images),
+                last_pid,
+                {was.pipe: writer} | dict(inherit or {}),
+                adopter=ROOT_PID if reader().has_orphans(images) else 0,
             )
             engine.restore(self.place(unprivileged=unprivileged), request, self.spawn_criu(), 60.0)
         finally:

@@ -115,12 +115,32 @@ def test_the_tree_is_whole_and_the_root_is_still_its_subreaper(machine: Machine)
     assert job.capsule.strays() == []
 
 
+def test_a_daemon_whose_session_leader_has_ended_is_restored_inside_the_tree_again_and_again(
+    machine: Machine,
+):
+    job, images = dumped(machine, DAEMON.replace("SETSID", "os.setsid()"))
+    for _ in range(3):
+        job = restored(machine, job, images)
+        job.out.goes_on()
+        assert job.capsule.strays() == []
+        assert len(job.capsule.job_pids()) >= 3
+        images = kept(job.dump(machine.slot()).images)
+        job.out.goes_on()
+        job.capsule.destroy()
+
+
 def test_a_daemon_that_a_restore_puts_outside_the_tree_is_named(machine: Machine):
     was, images = dumped(machine, DAEMON.replace("SETSID", "os.setsid()"))
-    job = restored(machine, was, images)
+    job = machine.job()
+    writer = job._output()
+    request = engine.RestoreRequest(
+        reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}
+    )
+    engine.restore(job.place(), request, job.spawn_criu(), 60.0)
+    os.close(writer)
     job.out.goes_on()
     assert job.capsule.strays() == [1003], (
-        "CRIU restores it as init's child, so that no later dump would hold it"
+        "with no adopter it becomes init's child, and no dump would hold it"
     )
 
 

@@ -1,16 +1,18 @@
 /* ckptrun-stub: what the parts of the static helper share.
  *
- * One binary, five roles, chosen by the first argument (or by CRIU's environment):
+ * One binary, six roles, chosen by the first argument (or by CRIU's environment):
  *   capsule  makes the namespaces and leaves `init` behind as their PID 1
  *   root     the root of every dump: starts the job, reaps, forwards signals
  *   relay    (forked by root) copies between the job's pty and two pipes
  *   action   CRIU's --action-script
+ *   subreaper  (adopt.c) makes a root that CRIU is restoring a child-subreaper early
  * Policy lives in Python; this code is mechanical and does what its specification says.
  */
 #ifndef CKPTRUN_STUB_H
 #define CKPTRUN_STUB_H
 
 #include <stddef.h>
+#include <sys/types.h>
 
 /* A specification: NUL-terminated words in a file, read whole into memory. */
 struct spec {
@@ -28,6 +30,7 @@ int capsule_main(int control, int spec_fd);
 int root_main(int argc, char **argv);
 void relay_main(int master, int in, int out, int sizes) __attribute__((noreturn));
 int action_main(const char *action);
+int subreaper_main(pid_t pid);
 
 /* Start what `spec` says; `fds` are installed as its "fd" words say. The new PID, or -errno with *stage set. */
 int spawn(const struct spec *spec, const int *fds, int nfds, const char **stage);
