@@ -248,8 +248,11 @@ class _Attempt:
         if self._owner.abandoned:
             raise DumpError("the checkpoint was given up")
         tools, incarnation = self._tools, self._incarnation
+        pids = incarnation.pids()
+        if (loss := remedies.silent_loss(pids)) is not None:
+            raise DumpError(loss.cause, hint=loss.remedy.remedy)
         position = tools.streams.freeze()
-        files = tools.journal.capture(self._prepared, incarnation.pids(), slot.put)
+        files = tools.journal.capture(self._prepared, pids, slot.put)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
         self._moment = _Moment(position, files, monotonic, boottime, time.time())

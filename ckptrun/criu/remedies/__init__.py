@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptrun.criu.remedies.logs import errors_of, find
 from ckptrun.criu.remedies.model import Finding, Remedy, Retry
 from ckptrun.criu.remedies.procfacts import name, refusal
+from ckptrun.criu.remedies.silent import silent_loss
 from ckptrun.criu.remedies.table import BY_NAME, TABLE
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "finding_of",
     "refusal",
     "sentence",
+    "silent_loss",
 ]
 
 

@@ -125,4 +125,23 @@ TASKS = (
         "{who} has CUDA libraries mapped{at}, but no GPU device in use",
         "nothing to do: they are saved like any library",
     ),
+    entry(
+        "zombie-status",
+        None,
+        "{who} has ended with an exit code over 127 that its parent has not asked for; CRIU would restore another",
+        "wait for ended children; the checkpoint after that will do",
+    ),
+    entry(
+        "orphan-below-subreaper",
+        None,
+        "{who} lives in a session whose leader has ended, below a child-subreaper of the job's own, which CRIU cannot "
+        "restore",
+        "start such helpers without setsid, or without a subreaper between them and the job",
+    ),
+    entry(
+        "semaphore-eventfd",
+        None,
+        "{who} holds an eventfd in semaphore mode{at}, which CRIU restores as a plain one",
+        "use a pipe or an ordinary eventfd",
+    ),
 )

@@ -172,7 +172,10 @@ def part_zombies() -> Iterator[object]:
         return 99
 
     pids = [forked(lambda: 0), forked(lambda: 42), forked(lambda: 127)]
-    pids += [forked(lambda number=number: dies_of(number)) for number in (signal.SIGKILL, signal.SIGTERM)]
+    pids += [
+        forked(lambda number=number: dies_of(number))
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 3)
+    ]
     for pid in pids:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     yield

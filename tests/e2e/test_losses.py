@@ -1,0 +1,73 @@
+"""What CRIU would lose without a word: the checkpoint is refused by name, and the job runs on."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from support.run import COMMITTED
+
+if TYPE_CHECKING:
+    from support.run import Lab
+
+pytestmark = pytest.mark.slow
+
+WAITS = """
+import ctypes, os, pathlib, signal, time
+{setup}
+print("ready", flush=True)
+while not pathlib.Path("go").exists(): time.sleep(0.01)
+{ending}
+"""
+
+ZOMBIE = (
+    "pid = os.fork()\nif pid == 0: os._exit(200)\nos.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)",
+    "print(os.waitpid(pid, 0)[1] >> 8)",
+)
+SEMAPHORE = (
+    "fd = os.eventfd(2, os.EFD_SEMAPHORE)",
+    "print([os.eventfd_read(fd) for _ in range(2)])",
+)
+BELOW = (
+    """
+pipe = os.pipe()
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(36, 1)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(pipe[1], b"x")
+            signal.alarm(60)
+            signal.pause()
+        os._exit(0)
+    os.wait()
+    os.read(pipe[0], 1)
+    os.write(pipe[1], b"y")
+    signal.alarm(60)
+    signal.pause()
+while os.read(pipe[0], 1) != b"y": os.write(pipe[1], b"x")
+""",
+    "print('done')",
+)
+
+
+@pytest.mark.parametrize(
+    ("job", "name", "out"),
+    [
+        pytest.param(ZOMBIE, "exit code over 127", "200", id="zombie"),
+        pytest.param(SEMAPHORE, "eventfd in semaphore mode (fd 3)", "[1, 1]", id="semaphore"),
+        pytest.param(BELOW, "child-subreaper of the job's own", "done", id="subreaper"),
+    ],
+)
+def test_it_is_named_and_the_job_runs_on(lab: Lab, job: tuple[str, str], name: str, out: str):
+    run = lab.start(sys.executable, "-c", WAITS.format(setup=job[0], ending=job[1]))
+    run.prints("ready\n")
+    asked = lab.ask("checkpoint", "--wait")
+    assert asked.code != 0
+    assert name in asked.err
+    assert "process 10" in asked.err
+    (lab.work / "go").touch()
+    result = run.wait()
+    assert (result.code, result.out) == (0, f"ready\n{out}\n"), result.err
+    assert lab.events(COMMITTED) == []
