@@ -34,6 +34,7 @@ from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private
 from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
 from ckptrun.supervisor.vault import Vault
+from ckptrun.supervisor.watching import watcher
 from ckptrun.telemetry.events import FILE_NAME, EventLog
 from ckptrun.telemetry.speak import Speaker, say_logs
 
@@ -139,15 +140,6 @@ class _Run:
         private_tmp = settings.run_dir / "tmp" if settings.private_tmp else None
         if private_tmp:
             make_private_tmp(private_tmp, self.privilege.owner)
-        job = Job(
-            settings.command,
-            settings.environment,
-            str(settings.cwd),
-            not settings.allow_io_uring and self.privilege.kind != privilege.USER,
-            private_tmp,
-            self.privilege,
-            settings.portable_cpu,
-        )
         streams = Streams(self._note)
         limit = automatic_limit(available_memory()) if settings.staging == "auto" else settings.staging
         arena = Arena(limit, spool=settings.run_dir)
@@ -157,6 +149,17 @@ class _Run:
             preserve=[str(path) for path in settings.preserve],
             private=["/dev/shm"],  # noqa: S108 - the capsule's own
             ignore=[f"{helpers.HIDDEN}/bin", str(settings.state_dir), str(place)],
+            trail=settings.run_dir / "writes",
+        )
+        job = Job(
+            settings.command,
+            settings.environment,
+            str(settings.cwd),
+            not settings.allow_io_uring and self.privilege.kind != privilege.USER,
+            private_tmp,
+            self.privilege,
+            settings.portable_cpu,
+            watcher(journal, str(settings.cwd), self.speaker.say),
         )
         reader = ImageReader(self.criu.pycriu_path)
         tools = Tools(

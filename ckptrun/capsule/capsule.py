@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START_SECONDS = 10.0
+END_SECONDS = 5.0
+"""What init may take to end by itself; then it is killed."""
 FIRST_HELPER_PID, LAST_HELPER_PID = 2, 299
 """PIDs inside the capsule that ckptrun's own programs take."""
 ROOT_PID = 1000
@@ -91,6 +93,7 @@ class Capsule:
         self._reaped = False
         self._control: socket.socket
         self._reader: threading.Thread | None = None
+        self._forces: list[threading.Timer] = []
 
     def start(self) -> None:
         """Make the capsule. Call from the main thread: init dies with the thread that made it.
@@ -128,21 +131,42 @@ class Capsule:
         Raises:
             OSError: it could not be started; `filename` names the stage that failed.
         """
+        spec_fd = specs.to_file(program.words())
+        try:
+            answer = self._ask("spawn", [spec_fd, *program.fds.values()])
+        finally:
+            os.close(spec_fd)
+        if answer[0] == "failed":
+            number = int(answer[2])
+            raise OSError(number, os.strerror(number), answer[3])
+        return self._spawned.pop(answer[1])
+
+    def watch(self, events: int, log: int) -> None:
+        """Have init read a fanotify group and append the job's events to a log; both are duplicated.
+
+        Raises:
+            OSError: it cannot.
+        """
+        self._synced(self._ask("watch", [events, log]))
+
+    def sync(self) -> None:
+        """Return when everything that has happened so far is in the log. Raises OSError."""
+        self._synced(self._ask("sync", []))
+
+    def _synced(self, answer: list[str]) -> None:
+        if number := int(answer[2]):
+            raise OSError(number, os.strerror(number), "init")
+
+    def _ask(self, command: str, fds: list[int]) -> list[str]:
+        """Have init do something and return the words of its answer. Raises OSError."""
         token = str(next(self._tokens))
         done = threading.Event()
         answer: list[str] = []
         self._answers[token] = (done, answer)
-        spec_fd = specs.to_file(program.words())
-        try:
-            socket.send_fds(self._control, [f"spawn {token}".encode()], [spec_fd, *program.fds.values()])
-        finally:
-            os.close(spec_fd)
+        socket.send_fds(self._control, [f"{command} {token}".encode()], fds)
         if not done.wait(START_SECONDS) or not answer:
             raise OSError(0, "the capsule is gone")
-        if answer[0] == "failed":
-            number = int(answer[2])
-            raise OSError(number, os.strerror(number), answer[3])
-        return self._spawned.pop(token)
+        return answer
 
     def next_helper_pid(self) -> int:
         """Return a PID for a program of ckptrun's own."""
@@ -176,15 +200,26 @@ class Capsule:
 
     def destroy(self) -> None:
         """End the capsule and every process in it; returns when they are gone."""
+        with contextlib.suppress(OSError):
+            # Init kills everything, writes down what the job had done to files, and ends; what it says is still read.
+            self._control.shutdown(socket.SHUT_WR)
+        force = threading.Timer(END_SECONDS, self._kill)
+        force.daemon = True
+        self._forces.append(force)
+        force.start()
+        if self._reader and self._reader is not threading.current_thread():
+            self._reader.join(START_SECONDS + END_SECONDS)
+            force.cancel()
+            force.join()
+
+    def _kill(self) -> None:
+        """End an init that did not do it itself."""
         with self._lock:  # once reaped, the number may be another process's
             if self.init_pid and not self._reaped:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.init_pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
-            # An init we know nothing of yet ends by this; what it has said is still read.
             self._control.shutdown(socket.SHUT_RDWR)
-        if self._reader and self._reader is not threading.current_thread():
-            self._reader.join(START_SECONDS)
 
     def _read(self) -> None:
         while True:
@@ -214,7 +249,7 @@ class Capsule:
                 with self._lock:
                     self._spawned[token] = self._running[int(pid)] = Running(int(pid), self.kill)
                 self._answer(token, words)
-            case ["failed", token, *_]:
+            case ["failed" | "synced", token, *_]:
                 self._answer(token, words)
             case ["exit", pid, status]:
                 self._exited(int(pid), int(status))
@@ -242,6 +277,8 @@ class Capsule:
                 os.waitpid(self.init_pid, 0)
         if not self._failure and not self._started.is_set():
             self._failure = "0 init ended"
+        for force in list(self._forces):
+            force.cancel()
         self._started.set()
         self._control.close()
         for done, _ in list(self._answers.values()):

@@ -41,7 +41,8 @@ class SetAside:
     Args:
         id: name of what is kept in the folder.
         path: where it was, in the job's eyes.
-        reason: why it was removed: ``cut back``, ``replaced``, ``not in the checkpoint``.
+        reason: why it was removed: ``cut back``, ``replaced``, ``not in the checkpoint``, ``created after the
+            checkpoint``.
         offset: where in the file the kept bytes began; 0 unless cut back.
         bytes: how many bytes are kept.
         time: seconds since the epoch.

@@ -11,23 +11,28 @@ time;
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.model import FileContent
-from ckptrun.journal.candidates import root_of, scan, timeless_devices, under
+from ckptrun.journal.attribution import Attribution
+from ckptrun.journal.candidates import Candidate, root_of, scan, timeless_devices, under
 from ckptrun.journal.comparing import boot_id
 from ckptrun.journal.contents import key_of, open_regular
 from ckptrun.journal.early import Early
-from ckptrun.journal.freezing import Draft, Freezing
+from ckptrun.journal.freezing import Draft, Freezing, carried
 from ckptrun.journal.record import FileRecord, How, Identity, Kind, Part, printable
 from ckptrun.journal.taking import Known, Prefix, Put, Taker, end_of, settled
+from ckptrun.journal.trail import Trail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from ckptrun.core.model import Source
-    from ckptrun.journal.candidates import Ident
+    from ckptrun.journal.candidates import CandidateSet, Ident
+    from ckptrun.journal.fanotify import Event, Place
 
 __all__ = ["Capture", "Frozen", "Journal", "Prepared", "Put"]
 
@@ -43,6 +48,7 @@ class Prepared:
         reused: the keys among them that came from earlier checkpoints.
         left: bytes that the freeze may still copy.
         copied: bytes read early.
+        closed: files that the job has written and closed, whose content is in ``known``: by path.
     """
 
     known: dict[Ident, Known]
@@ -51,6 +57,7 @@ class Prepared:
     reused: frozenset[str]
     left: int
     copied: int
+    closed: dict[str, Ident]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Frozen:
     drafts: tuple[Draft, ...] = field(repr=False)
     problems: tuple[tuple[str, str], ...] = field(repr=False)
     prepared: Prepared = field(repr=False)
+    carried: tuple[tuple[str, Ident], ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,7 @@ class Journal:
         preserve: subtrees or single files that belong to the job as a whole; absolute, in the job's eyes.
         private: trees of the capsule's own (its /dev/shm, its TMPDIR), captured at every checkpoint.
         ignore: ckptrun's own paths, in the job's eyes: never captured, wherever they lie.
+        trail: folder for what the job does to files (`Journal.watch`); None: only open files count.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Journal:
         preserve: Sequence[str] = (),
         private: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        trail: Path | None = None,
     ) -> None:
         self._limit = limit_bytes
         self._preserve = tuple(path for path in preserve if not under(path, private))
@@ -116,6 +126,21 @@ class Journal:
         self._last: dict[Ident, Known] = {}
         self._no_clone: set[int] = set()
         self._boot = boot_id()
+        self._trail = None if trail is None else Trail(trail)
+        self._attribution = None if self._trail is None else Attribution(self._trail, private)
+
+    def watch(
+        self, root: str, attach: Callable[[int, int], None], sync: Callable[[], None], where: str
+    ) -> str:
+        """Learn from now on what the job writes, also what it closes again; see `Attribution.watch`."""
+        return "" if self._attribution is None else self._attribution.watch(root, attach, sync, where)
+
+    def since(self, checkpoint: str) -> list[Event]:
+        """Return what the job has done to files since a checkpoint, as far as this machine knows.
+
+        Call it with no capsule of the job alive. Raises OSError.
+        """
+        return [] if self._trail is None else self._trail.since(checkpoint)
 
     def prepare(self, pids: Sequence[int], put: Put, previous: Mapping[str, Source]) -> Prepared:
         """Read early, with the job running, what the freeze will then find unchanged.
@@ -135,7 +160,11 @@ class Journal:
             previous=previous,
             timeless=timeless_devices(root),
         )
-        early.look(scan(pids, root, self._ignore), self._preserve, self._stop())
+        if self._attribution is not None:
+            self._attribution.look()
+        found = scan(pids, root, self._ignore)
+        early.look(found, self._preserve, self._stop())
+        early.look_at_closed(self._closed(root, found))
         return Prepared(
             early.known,
             early.prefixes,
@@ -143,13 +172,34 @@ class Journal:
             frozenset(early.reused),
             early.taker.left,
             early.copied,
+            early.closed,
         )
 
-    def capture(self, prepared: Prepared, pids: Sequence[int], put: Put) -> Frozen:
+    def _closed(self, root: str, found: CandidateSet) -> list[Candidate]:
+        """Return the files that the job has written and does not have open, as they stand."""
+        attribution = self._attribution
+        if attribution is None:
+            return []
+        files = []
+        for path, place in self._written().items():
+            try:
+                status = os.lstat((root if root != "/" else "") + path)
+            except OSError:
+                attribution.forget(place)
+                continue
+            ident = (status.st_dev, status.st_ino)
+            known = self._last.get(ident)
+            if (known is None or not known.still(status)) and not attribution.still(path, place):
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and ident not in found.files:
+                files.append(Candidate(path, status, append_only=False, mapped=False))
+        return files
+
+    def capture(self, prepared: Prepared, pids: Sequence[int], put: Put, checkpoint: str = "") -> Frozen:
         """Take the files as they are now; call it with every task of the job stopped.
 
         A file that cannot be captured is recorded as inexact, never an exception; what ``put`` raises goes
-        through.
+        through. ``checkpoint`` is the name under which `since` will know this moment.
         """
         root = root_of(pids)
         found = scan(pids, root, self._ignore)
@@ -167,8 +217,17 @@ class Journal:
         for tree in self._preserve:
             freezing.tree(tree, stop - {tree}, private=False)
         freezing.candidates()
-        problems = (*freezing.problems, *(("", sentence) for sentence in found.problems))
-        return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared)
+        touched = self._attribution.look(checkpoint) if self._attribution is not None else set()
+        written = self._written()
+        closed = {
+            path: ident for path, ident in prepared.closed.items() if path in written and path not in touched
+        }
+        freezing.written(path for path in written if path not in closed)
+        kept = tuple((path, ident) for path, ident in closed.items() if freezing.carry(path, ident))
+        lost = self._attribution.problem() if self._attribution is not None else ""
+        sentences = [*found.problems, lost] if lost else found.problems
+        problems = (*freezing.problems, *(("", sentence) for sentence in sentences))
+        return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared, kept)
 
     def seal(self, frozen: Frozen) -> Capture:
         """Hash and name what was captured; the job may run. Remembers it as the previous checkpoint's.
@@ -180,7 +239,8 @@ class Journal:
         contents: dict[str, Source] = {}
         records = []
         last: dict[Ident, Known] = {}
-        for draft in frozen.drafts:
+        drafts = (carried(path, prepared.known[ident]) for path, ident in frozen.carried)
+        for draft in (*frozen.drafts, *drafts):
             parts = []
             for piece in draft.pieces:
                 if isinstance(piece, Part):
@@ -221,11 +281,22 @@ class Journal:
         """Return the paths that no tree reaches into: ckptrun's own, and other trees."""
         return frozenset((*self._ignore, *self._private, *self._preserve))
 
-    def resume(self, records: Iterable[FileRecord]) -> None:
+    def _written(self) -> dict[str, Place]:
+        """Return what the job has written, by path, but for what is ignored or in a tree."""
+        if self._attribution is None:
+            return {}
+        elsewhere = ("/proc", "/sys", "/dev", *self._stop())
+        files = self._attribution.files()
+        return {path: place for path, place in files.items() if not under(path, elsewhere)}
+
+    def resume(self, records: Sequence[FileRecord], checkpoint: str = "") -> None:
         """Take the records of a checkpoint just rolled back to as those of the previous checkpoint.
 
         Call it before the job runs: its contents then count as known, and a long log is not read again.
         """
+        if self._attribution is not None:
+            files = [record.path for record in records if not record.private and not record.tree]
+            self._attribution.resume(files, checkpoint)
         self._last = {}
         for record in records:
             if record.kind is not Kind.FILE or record.private or record.link or not record.exact:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from ckptrun.errors import CorruptError
 from ckptrun.journal.candidates import Candidate
 from ckptrun.journal.contents import key_of, open_regular, xattrs_of
-from ckptrun.journal.record import Kind, Part
-from ckptrun.journal.taking import WHOLE_UP_TO, Known, end_of, settled
+from ckptrun.journal.record import How, Kind, Part
+from ckptrun.journal.taking import WHOLE_UP_TO, Known, Taken, end_of, settled, unchanged
 from ckptrun.journal.trees import kind_of, resolve, walk
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Early:
         sources: the contents that ``known`` and ``prefixes`` name.
         reused: the keys among them that came out of ``previous``.
         copied: bytes read.
+        closed: what ``known`` has of files that the job has written and closed: while it does not write again, their
+            content is that; by path.
     """
 
     root: str
@@ -55,6 +57,7 @@ class Early:
     sources: dict[str, Source] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
     copied: int = 0
+    closed: dict[str, Ident] = field(default_factory=dict)
 
     def look(self, found: CandidateSet, trees: Sequence[str], stop: frozenset[str]) -> None:
         """Read what can be read early of the candidates and of the preserved trees."""
@@ -66,6 +69,20 @@ class Early:
                 self._file(ident, file)
             except (OSError, CorruptError):
                 continue  # it changes at this moment: the freeze will see to it
+
+    def look_at_closed(self, files: Sequence[Candidate]) -> None:
+        """Read the files that the job has written and closed, but for what is known of them."""
+        for file in files:
+            ident = (file.status.st_dev, file.status.st_ino)
+            past = self.known.get(ident)
+            try:
+                if past is None or not past.still(file.status):
+                    self._read(ident, file, closed=True)
+            except (OSError, CorruptError):
+                continue
+            now = self.known.get(ident)
+            if now is not None and unchanged(now.status, file.status):
+                self.closed[file.path] = ident
 
     def _preserved(
         self, found: CandidateSet, trees: Sequence[str], stop: frozenset[str]
@@ -102,12 +119,15 @@ class Early:
         if provable and (past is None or not past.still(status)):
             self._read(ident, file)
 
-    def _read(self, ident: Ident, file: Candidate) -> None:
+    def _read(self, ident: Ident, file: Candidate, *, closed: bool = False) -> None:
         with open_regular(self.root, file.path, file.status) as fd:
             status = os.fstat(fd)
             xattrs = xattrs_of(fd)
-            taken = self.taker.whole(fd, status, os.path.dirname(self._full(file.path)))
-            if taken is None or not settled(status):
+            taken = self._grown(fd, status) if closed else None
+            if taken is None:
+                taken = self.taker.whole(fd, status, os.path.dirname(self._full(file.path)))
+            trusted = settled(status) and status.st_dev not in self.timeless
+            if taken is None or not (trusted or closed):
                 return
             end = end_of(fd, status.st_size) if file.append_only else ""
         parts = []
@@ -115,10 +135,22 @@ class Early:
             if not isinstance(piece, Part):
                 parts.append(Part(key_of(piece.pieces()), piece.size))
                 self.sources.setdefault(parts[-1].key, piece)
+            else:
+                parts.append(piece)
         self.copied += taken.copied
+        self._use(tuple(parts))
         self.known[ident] = Known(
-            status, tuple(parts), taken.holes, xattrs, trusted=True, append_only=file.append_only, end=end
+            status, tuple(parts), taken.holes, xattrs, trusted, append_only=file.append_only, end=end
         )
+
+    def _grown(self, fd: int, status: os.stat_result) -> Taken | None:
+        """Take a file that begins with what the previous checkpoint knew of it."""
+        past = self.last.get((status.st_dev, status.st_ino))
+        found = self.taker.grown(fd, status.st_size, past, self.previous)
+        if found is None:
+            return None
+        parts, rest = found
+        return Taken((*parts, rest) if rest else parts, How.COPY, copied=rest.size if rest else 0)
 
     def _use(self, parts: tuple[Part, ...]) -> bool:
         """Take parts out of ``previous`` unless they have just been read; false if one is in neither."""

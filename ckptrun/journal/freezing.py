@@ -22,7 +22,7 @@ from ckptrun.journal.taking import Taken, end_of, settled
 from ckptrun.journal.trees import kind_of, resolve, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptrun.journal.candidates import CandidateSet, Ident
     from ckptrun.journal.taking import Known, Piece, Prefix, Taker
@@ -103,6 +103,20 @@ class Freezing:
             if ident not in self.seen:
                 self._problem(path, "is written under a name that it no longer has")
 
+    def written(self, paths: Iterable[str]) -> None:
+        """Take what the job has written by name, if it is not open, of whatever kind; what is gone is not there."""
+        for path in paths:
+            try:
+                status = os.lstat(self._full(path))
+            except OSError:
+                continue
+            if self.seen.get((status.st_dev, status.st_ino)) != path:
+                self._entry(path, status, "", private=False)
+
+    def carry(self, path: str, ident: Ident) -> bool:
+        """Count a closed file as taken; false if it is open after all, or taken already."""
+        return ident not in self.found.files and self.seen.setdefault(ident, path) == path
+
     def _entry(self, path: str, status: os.stat_result, tree: str, *, private: bool) -> None:
         kind = kind_of(status)
         if kind is None:
@@ -180,6 +194,13 @@ class Freezing:
 
     def _full(self, path: str) -> str:
         return path if self.root == "/" else self.root + path
+
+
+def carried(path: str, known: Known) -> Draft:
+    """Draft a file that was closed, and not written to since it was read."""
+    record = FileRecord(path, Kind.FILE)
+    record = _described(record, known.status, known.xattrs, holes=known.holes, how=How.UNCHANGED)
+    return Draft(record, known.parts, known.status, known.trusted)
 
 
 def _described(

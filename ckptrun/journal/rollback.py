@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from ckptrun.journal.aside import ASIDE_LIMIT, Aside
 from ckptrun.journal.comparing import Verdict, compare
+from ckptrun.journal.places import Places
 from ckptrun.journal.record import FileRecord, Kind, printable
 from ckptrun.journal.trees import kind_of, walk
+from ckptrun.journal.undoing import Undoing
 from ckptrun.journal.writing import (
     clear_leftover,
     in_order,
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import Source
     from ckptrun.journal.aside import SetAside
+    from ckptrun.journal.fanotify import Event
 
 _NOT_RECORDED = "not in the checkpoint"
 _REPLACED = "replaced"
+_CREATED = "created after the checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def rollback(
     aside: Path,
     root: Path = Path("/"),
     ignore: Sequence[str] = (),
+    since: Sequence[Event] = (),
     aside_limit: int = ASIDE_LIMIT,
     step: Callable[[str], None] = lambda _name: None,
 ) -> RollbackReport:
@@ -80,6 +85,7 @@ def rollback(
         aside: folder that keeps what is removed; made if missing.
         root: prefix for all paths.
         ignore: ckptrun's own paths, which no preserved subtree reaches into; ``aside`` is one of itself.
+        since: what the job has done since the checkpoint on this machine (see `Journal.since`).
         aside_limit: bytes kept aside over all rollbacks; the oldest go first, the newest is always kept.
         step: called with a name before each change; faults are injected there.
 
@@ -90,6 +96,8 @@ def rollback(
     """
     hosts = in_order(record for record in records if not record.private)
     work = _Rollback(os.fspath(root).rstrip("/"), contents, Aside(aside, aside_limit), step)
+    if since:
+        work.undo(hosts, since, (*ignore, os.path.abspath(aside)))
     for record in hosts:
         work.one(record)
     work.remove_others(hosts, (*ignore, os.path.abspath(aside)))
@@ -163,6 +171,24 @@ class _Rollback:
             return
         if record.kind is not Kind.DIRECTORY and not record.link:
             self.attributes(record)
+
+    def undo(self, records: Sequence[FileRecord], since: Sequence[Event], ignore: Sequence[str]) -> None:
+        """Undo what the job has done to names; preserved subtrees are compared as a whole."""
+        places = Places(self.prefix or "/")
+        trees = {record.tree for record in records if record.tree}
+        recorded = {record.path for record in records if record.kind not in {Kind.ABSENT, Kind.SKIPPED}}
+        try:
+            Undoing(places, recorded, (*ignore, *trees), self, self.problems, self.restored).undo(since)
+        finally:
+            places.close()
+
+    def move_aside(self, path: str) -> None:
+        """Remove a file that the job made after the checkpoint, keeping it."""
+        full = self.prefix + path
+        self._keep(full, path, _CREATED)
+        self.step("remove")
+        os.unlink(full)
+        self.restored.append(path)
 
     def attributes(self, record: FileRecord) -> None:
         """Set what differs of owner, mode, extended attributes and time."""

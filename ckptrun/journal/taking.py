@@ -160,12 +160,36 @@ class Taker:
             parts = (*parts, Part(key, size - start))
         return Prefix(size, parts, end_of(fd, size)), read
 
+    def grown(
+        self, fd: int, size: int, known: Known | None, sources: Mapping[str, Source]
+    ) -> tuple[tuple[Part, ...], Source | None] | None:
+        """Take a closed file that begins with what is known of it: those parts, and the rest; None if it does not.
 
-def _known_prefix(fd: int, size: int, known: Known | None, sources: Mapping[str, Source]) -> tuple[Part, ...]:
-    """Return the parts of an earlier checkpoint that still are the beginning of a file."""
+        The known beginning is read in full: nothing says how the file was opened.
+        """
+        parts = _known_prefix(fd, size, known, sources, whole=True)
+        start = sum(part.size for part in parts)
+        if not parts or size - start > self.left:
+            return None
+        self.left -= size - start
+        return parts, self.put(read_runs(fd, [(start, size - start)])) if size > start else None
+
+
+def _known_prefix(
+    fd: int, size: int, known: Known | None, sources: Mapping[str, Source], *, whole: bool = False
+) -> tuple[Part, ...]:
+    """Return the parts of an earlier checkpoint that still are the beginning of a file.
+
+    Args:
+        fd: the file.
+        size: its length in bytes.
+        known: what is known of it.
+        sources: the contents that can be used.
+        whole: read all of them, even if it was append-only.
+    """
     if known is None or known.holes or known.status.st_size > size:
         return ()
-    if known.status.st_size > VERIFY_UP_TO and not known.append_only:
+    if known.status.st_size > VERIFY_UP_TO and not (known.append_only or whole):
         return ()
     if known.append_only and end_of(fd, known.status.st_size) != known.end:
         return ()
@@ -174,7 +198,7 @@ def _known_prefix(fd: int, size: int, known: Known | None, sources: Mapping[str,
         kept.pop()
     if any(part.key not in sources for part in kept):
         return ()
-    if known.status.st_size <= VERIFY_UP_TO:
+    if whole or known.status.st_size <= VERIFY_UP_TO:
         position = 0
         for part in kept:
             if key_of(read_runs(fd, [(position, part.size)])) != part.key:

@@ -252,7 +252,7 @@ class _Attempt:
         if (loss := remedies.silent_loss(pids)) is not None:
             raise DumpError(loss.cause, hint=loss.remedy.remedy)
         position = tools.streams.freeze()
-        files = tools.journal.capture(self._prepared, pids, slot.put)
+        files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
         self._moment = _Moment(position, files, monotonic, boottime, time.time())

@@ -48,6 +48,8 @@ class Job:
     private_tmp: Path | None
     privilege: Privilege
     portable: str = ""
+    watch: Callable[[str, Capsule], None] = lambda _root, _capsule: None
+    """Told of a new capsule and its root before anything of the job runs in it."""
 
 
 class Incarnation:
@@ -98,6 +100,7 @@ class Incarnation:
             self.offsets = offsets
         self.capsule = Capsule(spec, Callbacks(self._exited, self._stopped, self._gone))
         self.capsule.start()
+        self._job.watch(self.root(), self.capsule)
         self._opened = True
 
     def start_fresh(self) -> None:

@@ -124,7 +124,11 @@ class Restorer:
         self._inherit(facts, incarnation)
         records = records_from_json(facts.journal)
         report = rollback(
-            records, images.files.__getitem__, aside=self._folders.aside, ignore=self._folders.own
+            records,
+            images.files.__getitem__,
+            aside=self._folders.aside,
+            ignore=self._folders.own,
+            since=tools.journal.since(command.checkpoint),
         )
         for problem in report.problems:
             tools.note(problem)
@@ -140,7 +144,7 @@ class Restorer:
         self._open_capsule(incarnation, helper, self._offsets(facts))
         for problem in populate(records, images.files.__getitem__, Path(incarnation.root())):
             tools.note(problem)
-        tools.journal.resume(records)
+        tools.journal.resume(records, command.checkpoint)
         self._run_criu(incarnation, images, facts, helper)
         self._prove(incarnation)
         return time.time() - images.created, sum(cut.values())

@@ -166,3 +166,13 @@ def test_an_ordinary_user_stops_and_goes_on(ordinary: Lab):
     assert run.wait().code == 75
     result = ordinary.run(*command)
     assert (result.code, result.out) == (0, f"{count.result(120)}\n"), result.err
+
+
+def test_an_ordinary_user_is_told_once_which_files_do_not_come_back(ordinary: Lab):
+    run = ordinary.start(sys.executable, "-c", "import time; time.sleep(600)")
+    run.commit()
+    run.restored(run.kill_job)
+    run.kill_supervisor()
+    assert run.stderr is not None
+    assert run.stderr.data.count(b"changes to files cannot be watched here") == 1
+    assert b"--preserve" in run.stderr.data

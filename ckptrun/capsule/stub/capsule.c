@@ -1,10 +1,12 @@
 /* The capsule: fresh namespaces with `init` as PID 1.
  *
- * The caller (the supervisor's main thread) becomes init's parent (CLONE_PARENT), so that its death kills init by
- * PDEATHSIG; the end of the control socket says the same where no signal can. When init ends the kernel kills
- * everything in the capsule. init obeys one-line commands on the control socket and reports what it reaps:
- *   in   "spawn TOKEN" with [spec, fds...] attached; "kill PID SIGNAL"
- *   out  "init PID", "ready", "spawned TOKEN PID", "failed TOKEN ERRNO STAGE", "exit PID STATUS", "stop PID"
+ * The caller (the supervisor's main thread) becomes init's parent (CLONE_PARENT), so that its death is told to init by
+ * PDEATHSIG; the end of the control socket says the same. init then kills everything in the capsule, writes down what
+ * the job had still done to files, and ends; if init is killed the kernel kills everything.
+ * init obeys one-line commands on the control socket and reports what it reaps:
+ *   in   "spawn TOKEN" with [spec, fds...] attached; "kill PID SIGNAL"; "watch TOKEN" with [events, log]; "sync TOKEN"
+ *   out  "init PID", "ready", "spawned TOKEN PID", "failed TOKEN ERRNO STAGE", "synced TOKEN ERRNO", "exit PID STATUS",
+ *        "stop PID"
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,6 +33,7 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 #define MAX_FDS 32
+#define WATCH_PAUSE 10 /* milliseconds in which the kernel may merge events before they are read */
 
 static int control = -1;
 
@@ -167,6 +170,11 @@ static int obey(void)
         command_spawn(token, fds, nfds);
     else if (sscanf(line, "kill %d %d", &pid, &sig) == 2)
         kill(pid, sig);
+    else if (sscanf(line, "watch %63s", token) == 1 && nfds == 2) {
+        watch_begin(fds[0], fds[1]);
+        report("synced %s %d", token, watch_sync());
+    } else if (sscanf(line, "sync %63s", token) == 1)
+        report("synced %s %d", token, watch_sync());
     for (int i = 0; i < nfds; i++)
         close(fds[i]);
     return 1;
@@ -184,6 +192,26 @@ static void reap(void)
     }
 }
 
+/* Whether the supervisor has died, of what the signals say; a process in here could send the same one. */
+static int orphaned(int signals)
+{
+    struct signalfd_siginfo info;
+    int dead = 0;
+    while (read(signals, &info, sizeof info) > 0)
+        dead |= info.ssi_signo == SIGTERM && info.ssi_pid == 0;
+    return dead;
+}
+
+/* Everything in the capsule ends, and the log of what the job did to files is completed. */
+static int finish(void)
+{
+    kill(-1, SIGKILL);
+    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
+        ;
+    watch_read();
+    return 0;
+}
+
 static int init_main(const struct spec *spec)
 {
     prctl(PR_SET_NAME, "ckptrun-init");
@@ -194,6 +222,7 @@ static int init_main(const struct spec *spec)
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
+    sigaddset(&child, SIGTERM);
     int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return fail("mount", "private");
@@ -204,20 +233,22 @@ static int init_main(const struct spec *spec)
     for (int fd = 0; fd < 3; fd++)
         if (null < 0 || dup2(null, fd) < 0)
             return fail("open", "/dev/null");
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     report("ready");
-    struct pollfd polls[2] = {{control, POLLIN, 0}, {signals, POLLIN, 0}};
-    for (;;) {
-        if (poll(polls, 2, -1) < 0 && errno != EINTR)
+    for (int pause = 0;;) {
+        struct pollfd polls[3] = {{control, POLLIN, 0}, {signals, POLLIN, 0}, {pause ? -1 : watch_fd(), POLLIN, 0}};
+        if (poll(polls, 3, pause ? WATCH_PAUSE : -1) < 0 && errno != EINTR)
             return 1;
+        pause = polls[2].revents != 0;
+        if (pause)
+            watch_read();
         if (polls[1].revents) {
-            struct signalfd_siginfo info;
-            while (read(signals, &info, sizeof info) > 0)
-                ;
+            if (orphaned(signals))
+                return finish();
             reap();
         }
         if (polls[0].revents && !obey())
-            return 0;
+            return finish();
     }
 }
 

@@ -32,6 +32,15 @@ void relay_main(int master, int in, int out, int sizes) __attribute__((noreturn)
 int action_main(const char *action);
 int subreaper_main(pid_t pid);
 
+/* Take over the events of a fanotify group and the log for them (both are duplicated). */
+void watch_begin(int events_fd, int log_fd);
+/* What to poll for; -1: nothing is watched. */
+int watch_fd(void);
+/* Write down what has happened so far. */
+void watch_read(void);
+/* The same, and begin to note repeated changes anew; 0 or the errno for which the watch was given up. */
+int watch_sync(void);
+
 /* Start what `spec` says; `fds` are installed as its "fd" words say. The new PID, or -errno with *stage set. */
 int spawn(const struct spec *spec, const int *fds, int nfds, const char **stage);
 

@@ -1,0 +1,147 @@
+"""Where the files are that the kernel names by handles: mounts, and paths of folders.
+
+Used by the attribution while the job's mount namespace lives, and by the rollback on the host's.
+"""
+
+# Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
+# ruff: noqa: PTH115, PTH116, PTH123
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptrun.journal.candidates import under
+from ckptrun.journal.fanotify import filesystem_of, handle_of, open_handle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptrun.journal.fanotify import Handle, Place
+
+_PSEUDO = frozenset(
+    {
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
+        *("efivarfs", "fusectl", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs"),
+        *("sysfs", "tracefs"),
+    }
+)
+"""Filesystems that keep no files of a job's."""
+
+_CLOCK_SECONDS = 0.02
+"""Files are stamped with a clock that ticks every 1 to 10 ms."""
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount that takes files: where it is, which folder of its filesystem it shows, and its device's number."""
+
+    path: str
+    shown: str
+    device: str
+
+
+def mounts(root: str) -> list[Mount]:
+    """Return the writable mounts of real filesystems in a mount namespace, as ``root`` reaches it.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    process = "/proc/self/root" if root == "/" else root
+    found = []
+    with open(
+        f"{process.removesuffix('/root')}/mountinfo", encoding="utf-8", errors="surrogateescape"
+    ) as lines:
+        for line in lines:
+            left, _, right = line.partition(" - ")
+            words, more = left.split(" "), right.split(" ")
+            read_only = "ro" in words[5].split(",") or "ro" in more[2].strip().split(",")
+            if more[0] not in _PSEUDO and not read_only:
+                found.append(Mount(_plain(words[4]), _plain(words[3]), words[2]))
+    return found
+
+
+def _on(path: str, mount: str) -> bool:
+    return mount == "/" or under(path, (mount,))
+
+
+def _plain(word: str) -> str:
+    """Return a path of mountinfo without its octal escapes."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
+
+
+class Places:
+    """Finds the paths of folders by their handles, in one mount namespace.
+
+    Args:
+        root: prefix through which its paths are reached.
+        ignore: mount points in it, with all below, that do not count.
+    """
+
+    def __init__(self, root: str, ignore: Sequence[str] = ()) -> None:
+        self._prefix = "" if root == "/" else root
+        self._opened = time.time()
+        self._mounts: dict[bytes, list[int]] = {}
+        self.mounts: list[Mount] = []
+        for mount in sorted(mounts(root), key=lambda mount: len(mount.shown)):  # a whole filesystem first
+            if under(mount.path, ignore):
+                continue
+            with suppress(OSError):
+                full = self._prefix + mount.path
+                fd = os.open(full, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._mounts.setdefault(filesystem_of(full), []).append(fd)
+                self.mounts.append(mount)
+
+    def close(self) -> None:
+        """Let go of the mounts."""
+        for fds in self._mounts.values():
+            for fd in fds:
+                os.close(fd)
+        self._mounts.clear()
+
+    def mount_of(self, path: str) -> str:
+        """Return the mount point that a path lies on, or an empty string."""
+        return max((mount.path for mount in self.mounts if _on(path, mount.path)), key=len, default="")
+
+    def folder(self, handle: Handle) -> str | None:
+        """Return the path of a folder, or None if it is gone or not to be seen."""
+        for mount in self._mounts.get(handle[:8], ()):
+            try:
+                fd = open_handle(mount, handle)
+            except OSError:
+                continue
+            try:
+                path = os.readlink(f"/proc/self/fd/{fd}")
+                if os.path.samestat(os.stat(self._prefix + path), os.fstat(fd)):
+                    return path
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+        return None
+
+    def paths(self, places: Sequence[Place]) -> dict[Place, str]:
+        """Return the paths of places; those whose folder is gone are left out."""
+        folders = {folder: self.folder(folder) for folder in {place.folder for place in places}}
+        return {
+            place: f"{'' if found == '/' else found}/{os.fsdecode(place.name)}"
+            for place in places
+            if (found := folders[place.folder]) is not None
+        }
+
+    def holds(self, path: str, file: Handle) -> bool:
+        """Say whether a path still names this very file."""
+        try:
+            return handle_of(self._prefix + path) == file
+        except OSError:
+            return False
+
+    def changed_since_opened(self, path: str) -> bool:
+        """Say whether a file's content was last changed after this was made. Raises OSError."""
+        return os.lstat(self._prefix + path).st_mtime >= self._opened - _CLOCK_SECONDS

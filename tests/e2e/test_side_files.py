@@ -1,0 +1,134 @@
+"""Files that a job writes besides its memory, closed again or renamed, come back with it, whatever dies."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.run import Lab, Run
+
+pytestmark = pytest.mark.slow
+
+STEPS = 40
+JOB = f"""
+import os, sqlite3, time
+from pathlib import Path
+os.makedirs("out")
+for step in range(1, {STEPS} + 1):
+    while not Path(f"go-{{(step - 1) // 10}}").exists():
+        time.sleep(0.01)
+    with open("log", "a") as log:
+        log.write(f"{{step}}\\n")
+    Path("state.tmp").write_text(str(step))
+    os.rename("state.tmp", "state")
+    os.makedirs(f"out/{{step // 10}}", exist_ok=True)
+    Path(f"out/{{step // 10}}/{{step}}").write_text(str(step) * 1000)
+    if step > 5:
+        os.unlink(f"out/{{(step - 5) // 10}}/{{step - 5}}")
+    base = sqlite3.connect("base")
+    base.execute("pragma journal_mode=wal")
+    base.execute("create table if not exists steps(step)")
+    base.execute("insert into steps values(?)", (step,))
+    base.commit()
+    base.close()
+base = sqlite3.connect("base")
+print(base.execute("select count(*), count(distinct step) from steps").fetchone())
+base.close()
+"""
+
+
+def go(lab: Lab, part: int) -> None:
+    (lab.work / f"go-{part}").touch()
+
+
+def at(run: Run, step: int) -> None:
+    """Wait until the job waits for a part, every file of the step before it closed."""
+    run.until(f"step {step}", lambda: _count(run.lab) == step)
+
+
+def _count(lab: Lab) -> int:
+    """Return how many steps are complete: their row comes last."""
+    try:
+        base = sqlite3.connect(f"file:{lab.work}/base?mode=ro", uri=True)
+        try:
+            return int(base.execute("select count(*) from steps").fetchone()[0])
+        finally:
+            base.close()
+    except sqlite3.Error:
+        return 0
+
+
+def files(work: Path) -> dict[str, bytes]:
+    """Return the job's files, by name; the database counts by what the job says of it."""
+    return {
+        str(path.relative_to(work)): path.read_bytes()
+        for path in work.rglob("*")
+        if path.is_file() and not path.name.startswith(("go-", "base"))
+    }
+
+
+def expect_result(lab: Lab, out: str) -> None:
+    assert out == f"({STEPS}, {STEPS})\n"
+    assert (lab.work / "log").read_text() == "".join(f"{step}\n" for step in range(1, STEPS + 1))
+    outputs = {
+        f"out/{step // 10}/{step}": (str(step) * 1000).encode() for step in range(STEPS - 4, STEPS + 1)
+    }
+    found = files(lab.work)
+    assert found == {**outputs, "log": found["log"], "state": str(STEPS).encode()}
+
+
+def kill_job(_lab: Lab, run: Run) -> Run:
+    run.restored(run.kill_job)
+    return run
+
+
+def kill_supervisor(lab: Lab, run: Run) -> Run:
+    run.kill_supervisor()
+    before = len(lab.events())
+    again = lab.start(sys.executable, "-c", JOB)
+    again.event("job-restored", after=before)
+    return again
+
+
+def lose_files(lab: Lab, run: Run) -> Run:
+    """As on another machine: nothing but the store."""
+    run.process.kill()
+    run.wait()
+    lab.lose_machine()
+    for path in sorted(lab.work.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    again = lab.start(sys.executable, "-c", JOB)
+    again.event("job-restored")
+    return again
+
+
+@pytest.mark.parametrize("end", [kill_job, kill_supervisor, lose_files])
+def test_closed_files_come_back(lab: Lab, end: Callable[[Lab, Run], Run]):
+    run = lab.start(sys.executable, "-c", JOB)
+    go(lab, 0)
+    at(run, 10)
+    run.checkpoint()
+    before = files(lab.work)
+    (lab.work / "notes").write_text("somebody else's")
+    go(lab, 1)
+    at(run, 20)
+    assert files(lab.work) != before
+    (lab.work / "go-1").unlink()
+    run = end(lab, run)
+    kept = {} if end is lose_files else {"notes": b"somebody else's"}
+    assert files(lab.work) == {**before, **kept}
+    (lab.work / "notes").unlink(missing_ok=True)
+    run.checkpoint()
+    for part in range(4):
+        go(lab, part)
+    at(run, STEPS)
+    ended = run.wait()
+    assert ended.code == 0, ended.err
+    expect_result(lab, ended.out)
