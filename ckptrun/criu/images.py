@@ -27,6 +27,8 @@ _MAGICS = 8
 _IN_PARENT = 1
 _CONNECTIONS = {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
 _ESTABLISHED = 1
+_LINKED = 0
+"""CRIU's remap_type of a file that it gave another link, as against one that it copied."""
 
 
 class ImageReader:
@@ -136,6 +138,31 @@ class ImageReader:
                 raise DumpError(
                     "the job holds a Unix socket connected to a process outside of it",
                     hint="close that connection before a checkpoint, or start the other side inside the job",
+                )
+
+    def check_links(self, images: Mapping[str, Source], private: str) -> None:
+        """Refuse files that CRIU finds again only by a link it makes beside them, and removes after the dump.
+
+        Args:
+            images: of the dump.
+            private: the folder whose contents travel with the checkpoint, such links included.
+
+        Raises:
+            DumpError: the job holds a file whose name was removed while it has another.
+        """
+        remaps = images.get("remap-fpath.img")
+        if remaps is None:
+            return
+        entries = self.entries(remaps.read(0, remaps.size), "remap_file_path", "remap_file_path_entry")
+        linked = {entry.orig_id for entry in entries if entry.remap_type == _LINKED}
+        source = images["files.img"]
+        for entry in self.entries(source.read(0, source.size), "fdinfo", "file_entry") if linked else ():
+            path = "/" + entry.reg.name.lstrip("./")
+            if entry.id in linked and not path.startswith(f"{private}/"):
+                raise DumpError(
+                    f"the job holds {path} open or mapped, whose name was removed while it has another one; "
+                    "it could not be restored",
+                    hint="let the job close it before it removes the name, or keep the file in TMPDIR",
                 )
 
     def for_restore(self, images: Mapping[str, Source]) -> dict[str, Source]:

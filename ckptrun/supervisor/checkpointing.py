@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.privilege import Privilege
     from ckptrun.supervisor.staged import LocalCopies
 
+PRIVATE = "/dev/shm"  # noqa: S108 - the capsule's own
+"""All of it travels with a checkpoint."""
 KEPT_LOGS = 8
 """CRIU logs of failed operations kept per lineage."""
 
@@ -279,6 +281,7 @@ class _Attempt:
         assert moment is not None
         assert helper is not None
         tools.reader.check_connections(images)
+        tools.reader.check_links(images, PRIVATE)
         mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
         for problem in capture.problems:

@@ -169,6 +169,24 @@ def part_unlinked_files() -> Iterator[object]:
     )
 
 
+def part_removed_name_of_a_file_with_another() -> Iterator[object]:
+    folder = Path(tempfile.mkdtemp())
+    file = (folder / "one").open("wb+")
+    file.write(b"content")
+    file.flush()
+    (folder / "two").hardlink_to(folder / "one")
+    (folder / "one").unlink()
+    yield
+    file.write(b" and more")
+    file.flush()
+    names = [path.name for path in folder.iterdir()]
+    yield (
+        names,
+        (folder / "two").read_bytes(),
+        os.path.samestat(os.fstat(file.fileno()), (folder / "two").stat()),
+    )
+
+
 def part_unlinked_folder() -> Iterator[object]:
     Path("gone").mkdir()
     fd = os.open("gone", os.O_DIRECTORY)
