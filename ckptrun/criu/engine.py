@@ -335,12 +335,12 @@ def _restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float
         raise serve.error  # damaged, or out of reach for now: what is done about it differs
     if serve.error is not None:
         raise RestoreError(f"the checkpoint's images could not be read: {serve.error}") from serve.error
+    log = place.folder / "restore.log"
+    if code != 0 and (finding := remedies.finding_of(log)) is not None:
+        raise _KnownRestoreError(finding)
     if code is None:
         raise RestoreError(f"CRIU did not finish the restore within {timeout:g} s")
     if code != 0:
-        log = place.folder / "restore.log"
-        if (finding := remedies.finding_of(log)) is not None:
-            raise _KnownRestoreError(finding)
         raise RestoreError(remedies.sentence(log, _ended(code)))
 
 

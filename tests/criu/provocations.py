@@ -7,6 +7,7 @@ carries a suffix after a dot.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -274,6 +275,7 @@ class RestoreCase:
         command: run in place of `code`; HERE is replaced.
         who: what the sentence must name: "path", "pid".
         wrapped: as in `DumpCase`.
+        patience: seconds that the restore may take.
     """
 
     code: str = ""
@@ -282,6 +284,7 @@ class RestoreCase:
     command: tuple[str, ...] = ()
     who: tuple[str, ...] = field(default=("path",))
     wrapped: tuple[str, ...] = ()
+    patience: float = 60.0
 
 
 _OPEN = "f = open(HERE + '/file', 'r+b')"
@@ -307,6 +310,11 @@ def _port_taken(scene: Scene) -> None:
     scene.held.callback(taken.close)
     taken.bind(("127.0.0.1", int((scene.folder / "port").read_text())))
     taken.listen()
+
+
+def _lock_taken(scene: Scene) -> None:
+    file = scene.held.enter_context((scene.folder / "file").open())
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _pts_taken(scene: Scene) -> None:
@@ -355,6 +363,9 @@ RESTORES = {
     ),
     "watched-gone": RestoreCase(
         "fd = libc.inotify_init(); libc.inotify_add_watch(fd, HERE.encode() + b'/file', 2)", _unlink("file")
+    ),
+    "lock-held": RestoreCase(
+        _OPEN + "; fcntl.flock(f, fcntl.LOCK_EX)", _lock_taken, who=("pid", "fd"), patience=2.0
     ),
     "images-damaged": RestoreCase(mischief=_damaged, who=()),
     "file-mode": RestoreCase(_OPEN, lambda scene: (scene.folder / "file").chmod(0o444)),

@@ -170,9 +170,10 @@ class Restore:
             reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}
         )
         try:
-            engine.restore(self.place, replace(request, retrying=self.retried.append), changed, 60.0)
+            engine.restore(self.place, replace(request, retrying=self.retried.append), changed, case.patience)
         except RestoreError as error:
             self.error = error
+            self.job.capsule.destroy()  # as every failed restore is ended, before what stood in its way is gone
         finally:
             os.close(writer)
 
@@ -180,12 +181,15 @@ class Restore:
         return remedies.finding_of(self.place.folder / name)
 
 
+_TASK = re.compile(r"\([\d.]+\) +(\d+): ")
 _KEPT = re.compile(r"Error \(|Warn  ?\(|Dumping task \(pid|fdinfo \d")
 
 
 def trimmed(log: Path, machine: Machine) -> str:
     """Return what matters of a log, without this machine's paths."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if _KEPT.search(line)]
+    every = log.read_text(errors="replace").splitlines()
+    last = {task[1]: line for line in every if (task := _TASK.match(line))}.values()
+    lines = [line for line in every if _KEPT.search(line) or line in last]
     seen = [number for number, line in enumerate(lines) if "fdinfo" in line]
     kept = [line for number, line in enumerate(lines) if number not in seen[:-2]]
     return "\n".join(kept).replace(str(machine.folder).lstrip("/"), "tmp/lab") + "\n"

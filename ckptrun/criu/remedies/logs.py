@@ -2,7 +2,8 @@
 
 CRIU says the cause first and what follows from it afterwards, but it also complains about things it then does without.
 So of all entries that match an error, the one whose match ends last counts: consequences have no entry. Warnings are
-looked at only if no error is known.
+looked at only if no error is known, and the last line of each task only if there is no error at all: one that waited
+for ever, until CRIU was killed, stopped there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _COMPLAINT = re.compile(
     r"^(?:pie: *(?P<pie>\d+): )?(?:\([\d.]+\) +)?(?:(?P<task>\d+): )?(?P<kind>Error|Warn) +\([^)]*\): *(?P<text>.*)$"
 )
+_LINE = re.compile(r"^\([\d.]+\) +(?:(?P<task>\d+): )?(?P<text>.*)$")
+_LAST = "last"
 _HARMLESS = re.compile(
     r"RLIMIT_NOFILE for self|iptables|ip6tables|nft|Unable to get kernel capabilities|(?:Dump|Restor)ing FAILED"
 )
@@ -33,7 +36,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True, slots=True)
 class _Complaint:
-    """One line with an error or a warning: which task said it (0: CRIU itself), and its text."""
+    """One line with an error or a warning, or a task's last one: which task said it (0: CRIU itself), and its text."""
 
     number: int
     line: str
@@ -50,7 +53,8 @@ def errors_of(text: str) -> list[str]:
 def find(text: str) -> Finding | None:
     """Return the cause that a log betrays, with the evidence that it has; None if it is unknown."""
     complaints = _complaints(text)
-    for kind in ("Error", "Warn"):
+    failed = any(complaint.kind == "Error" for complaint in complaints)
+    for kind in ("Error", "Warn") if failed else ("Warn", _LAST):
         chosen = [complaint for complaint in complaints if complaint.kind == kind]
         if found := _last_match([complaint.text for complaint in chosen]):
             remedy, match, line = found
@@ -60,12 +64,16 @@ def find(text: str) -> Finding | None:
 
 def _complaints(text: str) -> list[_Complaint]:
     found = []
+    last = {}
     for number, line in enumerate(text.splitlines()):
         match = _COMPLAINT.match(line)
         if match and not _HARMLESS.search(match["text"]):
             task = int(match["task"] or match["pie"] or 0)
             found.append(_Complaint(number, line.strip(), match["kind"], task, match["text"].strip()))
-    return found
+        if match := _LINE.match(line):
+            task = int(match["task"] or 0)
+            last[task] = _Complaint(number, line.strip(), _LAST, task, match["text"])
+    return [*found, *last.values()]
 
 
 def _last_match(lines: list[str]) -> tuple[Remedy, re.Match[str], int] | None:

@@ -95,6 +95,12 @@ def _files() -> Iterator[Remedy]:
         _ROLL_BACK,
     )
     yield _of(
+        "lock-held",
+        r"(?m:^)\((?:flock|posix|ofd)\)flag: .* pid: (?P<pid>-?\d+), fd: (?P<fd>\d+)",
+        "another process holds a lock that {who} held{at}",
+        "end that process; lslocks names it",
+    )
+    yield _of(
         "no-space",
         r"No space left on device|Disk quota exceeded",
         "the disk is full: the job's files could not be made again",
