@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptrun.journal import fanotify
@@ -30,6 +31,21 @@ if TYPE_CHECKING:
 
     from ckptrun.journal.fanotify import Event, Handle
     from ckptrun.journal.trail import Trail
+
+
+@dataclass(slots=True)
+class Look:
+    """What has happened since the look before, by path.
+
+    Args:
+        touched: files written, made, or renamed to this path.
+        removed: files that are no longer there, under this name.
+        everything: other paths may have changed too: a folder was renamed, or changes were lost.
+    """
+
+    touched: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    everything: bool = False
 
 
 class Attribution:
@@ -113,14 +129,15 @@ class Attribution:
             self._trail.news()
             self._trail.mark(checkpoint)
 
-    def look(self, checkpoint: str = "") -> set[str]:
-        """Learn what has happened since the last look; return the paths of written files that it concerns.
+    def look(self, checkpoint: str = "") -> Look:
+        """Learn what has happened since the last look.
 
         Args:
             checkpoint: the files as of now are this checkpoint's.
         """
+        seen = Look()
         if self._places is None:
-            return set()
+            return seen
         try:
             self._sync()
             data = self._trail.news()
@@ -129,11 +146,13 @@ class Attribution:
         except OSError as error:
             self.close()
             self._problem = f"changes to files are no longer watched: {error.strerror}"
-            return set()
-        touched = self._apply(fanotify.parse(data))
+            seen.everything = True
+            return seen
+        touched = self._apply(fanotify.parse(data), seen)
         new = [place for place in touched if place in self._written and place not in self._paths]
         self._paths |= self._places.paths(new)
-        return {self._paths[place] for place in touched if place in self._paths}
+        seen.touched = {self._paths[place] for place in touched if place in self._paths}
+        return seen
 
     def files(self) -> dict[str, Place]:
         """Return what the job has written so far and not removed, by path."""
@@ -155,37 +174,41 @@ class Attribution:
         self._written.pop(place, None)
         self._paths.pop(place, None)
 
-    def _apply(self, events: Iterable[Event]) -> set[Place]:
+    def _apply(self, events: Iterable[Event], seen: Look) -> set[Place]:
         touched: set[Place] = set()
         for event in events:
             if event.mask & OVERFLOW:
                 self._problem = "the kernel has lost some changes to files"
+                seen.everything = True
                 touched |= self._written.keys()
             elif event.place is None or event.place.name == b".":
                 continue
             elif event.mask & RENAME:
                 if event.mask & ONDIR:
+                    seen.everything = True
                     self._paths.clear()
-                self._rename(event, touched)
+                self._rename(event, event.place, touched, seen)
             else:
-                self._change(event, event.place, touched)
+                self._change(event, event.place, touched, seen)
         return touched
 
-    def _rename(self, event: Event, touched: set[Place]) -> None:
-        assert event.place is not None
+    def _rename(self, event: Event, place: Place, touched: set[Place], seen: Look) -> None:
         assert event.old is not None
-        self._paths.pop(event.old, None)
-        written = self._written.pop(event.old, None)
-        if written is not None:
-            self._written[event.place] = event.file
-            touched.add(event.place)
+        if self._remove(event.old, seen):
+            self._written[place] = event.file
+            touched.add(place)
         else:  # not the job's, whatever it has replaced
-            self._written.pop(event.place, None)
+            self._remove(place, seen)
 
-    def _change(self, event: Event, place: Place, touched: set[Place]) -> None:
+    def _remove(self, place: Place, seen: Look) -> bool:
+        """Take a name out; say whether it was the job's."""
+        if (path := self._paths.pop(place, None)) is not None:
+            seen.removed.add(path)
+        return self._written.pop(place, None) is not None
+
+    def _change(self, event: Event, place: Place, touched: set[Place], seen: Look) -> None:
         if event.mask & DELETE and not event.mask & CREATE:
-            self._written.pop(place, None)
-            self._paths.pop(place, None)
+            self._remove(place, seen)
         elif event.mask & (CREATE | MODIFY | CLOSE_WRITE) or (event.mask & ATTRIB and place in self._written):
             # closed without a write that was seen: it may have been written through a mapping
             if not event.mask & (CREATE | MODIFY) and place not in self._written and not self._fresh(place):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.model import FileContent
-from ckptrun.journal.attribution import Attribution
+from ckptrun.journal.attribution import Attribution, Look
 from ckptrun.journal.candidates import Candidate, root_of, scan, timeless_devices, under
 from ckptrun.journal.comparing import boot_id
 from ckptrun.journal.contents import key_of, open_regular
@@ -49,6 +49,7 @@ class Prepared:
         left: bytes that the freeze may still copy.
         copied: bytes read early.
         closed: files that the job has written and closed, whose content is in ``known``: by path.
+        others: what else it has written.
     """
 
     known: dict[Ident, Known]
@@ -58,6 +59,7 @@ class Prepared:
     left: int
     copied: int
     closed: dict[str, Ident]
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,16 @@ class Frozen:
     drafts: tuple[Draft, ...] = field(repr=False)
     problems: tuple[tuple[str, str], ...] = field(repr=False)
     prepared: Prepared = field(repr=False)
-    carried: tuple[tuple[str, Ident], ...] = field(repr=False)
+    freezing: Freezing = field(repr=False)
+    looked: Look = field(repr=False)
+
+    def carried(self) -> list[tuple[str, Ident]]:
+        """Return the closed files that the job has not written to since they were read; the job may run."""
+        gone = self.looked.touched | self.looked.removed
+        closed = self.prepared.closed.items()
+        return [
+            (path, ident) for path, ident in closed if path not in gone and self.freezing.carry(path, ident)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,7 @@ class Journal:
             early.taker.left,
             early.copied,
             early.closed,
+            tuple(path for path in self._written() if path not in early.closed),
         )
 
     def _closed(self, root: str, found: CandidateSet) -> list[Candidate]:
@@ -217,17 +229,12 @@ class Journal:
         for tree in self._preserve:
             freezing.tree(tree, stop - {tree}, private=False)
         freezing.candidates()
-        touched = self._attribution.look(checkpoint) if self._attribution is not None else set()
-        written = self._written()
-        closed = {
-            path: ident for path, ident in prepared.closed.items() if path in written and path not in touched
-        }
-        freezing.written(path for path in written if path not in closed)
-        kept = tuple((path, ident) for path, ident in closed.items() if freezing.carry(path, ident))
+        looked = self._attribution.look(checkpoint) if self._attribution is not None else Look()
+        freezing.written(self._to_look_at(prepared, looked))
         lost = self._attribution.problem() if self._attribution is not None else ""
         sentences = [*found.problems, lost] if lost else found.problems
         problems = (*freezing.problems, *(("", sentence) for sentence in sentences))
-        return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared, kept)
+        return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared, freezing, looked)
 
     def seal(self, frozen: Frozen) -> Capture:
         """Hash and name what was captured; the job may run. Remembers it as the previous checkpoint's.
@@ -239,7 +246,7 @@ class Journal:
         contents: dict[str, Source] = {}
         records = []
         last: dict[Ident, Known] = {}
-        drafts = (carried(path, prepared.known[ident]) for path, ident in frozen.carried)
+        drafts = (carried(path, prepared.known[ident]) for path, ident in frozen.carried())
         for draft in (*frozen.drafts, *drafts):
             parts = []
             for piece in draft.pieces:
@@ -281,11 +288,25 @@ class Journal:
         """Return the paths that no tree reaches into: ckptrun's own, and other trees."""
         return frozenset((*self._ignore, *self._private, *self._preserve))
 
+    def _to_look_at(self, prepared: Prepared, looked: Look) -> list[str]:
+        """Return what the job has written and the freeze must look at; `looked` gets what it has removed."""
+        if looked.everything:
+            written = self._written()
+            looked.removed |= prepared.closed.keys() - written.keys()
+            return [path for path in written if path not in prepared.closed or path in looked.touched]
+        elsewhere = self._elsewhere()
+        new = [path for path in sorted(looked.touched) if not under(path, elsewhere)]
+        left = [path for path in prepared.others if path not in looked.removed]
+        return list(dict.fromkeys((*left, *new)))
+
+    def _elsewhere(self) -> tuple[str, ...]:
+        return ("/proc", "/sys", "/dev", *self._stop())
+
     def _written(self) -> dict[str, Place]:
         """Return what the job has written, by path, but for what is ignored or in a tree."""
         if self._attribution is None:
             return {}
-        elsewhere = ("/proc", "/sys", "/dev", *self._stop())
+        elsewhere = self._elsewhere()
         files = self._attribution.files()
         return {path: place for path, place in files.items() if not under(path, elsewhere)}
 

@@ -371,7 +371,7 @@ def test_without_the_right_to_watch_it_is_said(tmp_path: Path):
         "import os, sys; from pathlib import Path\n"
         "from ckptrun.journal.attribution import Attribution; from ckptrun.journal.trail import Trail\n"
         "os.setuid(65534); a = Attribution(Trail(Path(sys.argv[1])), ())\n"
-        "print(a.watch('/', None, None, '/'), a.files(), a.look())"
+        "print(a.watch('/', None, None, '/'), a.files(), a.look().touched)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "t"], capture_output=True, text=True, check=True
@@ -400,3 +400,15 @@ def test_a_lost_log_is_told_once_and_open_files_still_count(story: Story, work: 
     assert [record.path for record in story.checkpoints["2"].records] == [str(work / "open")]
     assert capture.problems == ("changes to files are no longer watched: No such file or directory",)
     assert story.take().capture.problems == ()
+
+
+def test_everything_the_job_has_is_recorded_once(story: Story, work: Path):
+    story.do("open('a', 'w').close(); os.mkdir('d'); os.symlink('a', 's'); open('d/f', 'w').close()")
+    story.take()
+    again = (
+        "os.unlink('s'); os.symlink('d', 's'); os.chmod('d', 0o700); os.unlink('a'); open('d/f', 'w').close()"
+    )
+    checkpoint = story.take(lambda: story.do(again))
+    assert sorted(record.path for record in checkpoint.records) == [
+        f"{work}/{name}" for name in ("d", "d/f", "s")
+    ]
