@@ -21,12 +21,12 @@ from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
 from ckptrun.journal import records_to_json
-from ckptrun.supervisor import compat
+from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.capsule.streams import Position, Streams
     from ckptrun.core.commands import TakeCheckpoint
@@ -84,6 +84,7 @@ class _Moment:
     monotonic: int
     boottime: int
     wall: float
+    affinity: Mapping[str, Sequence[int]]
 
 
 class Checkpointer:
@@ -257,7 +258,7 @@ class _Attempt:
         files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
-        self._moment = _Moment(position, files, monotonic, boottime, time.time())
+        self._moment = _Moment(position, files, monotonic, boottime, time.time(), affinity.noted(pids))
         if self._command.hold:
             self._report(slot, images, time.monotonic() - self._started)
             self._owner.wait_for_release(self._place_hold())
@@ -302,6 +303,7 @@ class _Attempt:
                 registers=tools.reader.registers(images),
                 portable=self._incarnation.portable,
             ),
+            moment.affinity,
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(

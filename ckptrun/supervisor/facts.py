@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule.streams import Position
@@ -10,7 +10,7 @@ from ckptrun.errors import CorruptError
 from ckptrun.supervisor.compat import Compat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptrun.core.model import Json
 
@@ -33,6 +33,7 @@ class Facts:
         privilege: what kind of capsule it was made in (`Privilege.kind`).
         uid: whom the job ran as, inside its capsule.
         compat: what it depends on: CPU, kernel, CRIU, libraries; checked before a restore.
+        affinity: CPUs of the threads that have others than the job root, by PID inside the capsule.
     """
 
     position: Position
@@ -44,6 +45,7 @@ class Facts:
     privilege: str
     uid: int
     compat: Compat
+    affinity: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -58,6 +60,7 @@ class Facts:
             "privilege": self.privilege,
             "uid": self.uid,
             "compat": self.compat.to_json(),
+            "affinity": {pid: list(cpus) for pid, cpus in self.affinity.items()},
         }
 
     @classmethod
@@ -83,6 +86,7 @@ class Facts:
                 value["privilege"],
                 value["uid"],
                 Compat.from_json(value.get("compat")),
+                value.get("affinity", {}),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error

@@ -19,7 +19,7 @@ from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine
 from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError, UnfitError
 from ckptrun.journal import cut_back, populate, records_from_json, rollback
-from ckptrun.supervisor import compat
+from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Restorer:
             tools.note(problem)
         tools.journal.resume(records, command.checkpoint)
         self._run_criu(incarnation, images, facts, helper)
+        affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
         return time.time() - images.created, sum(cut.values())
 

@@ -141,6 +141,14 @@ def part_daemons() -> Iterator[object]:
     yield shapes, ended(living)
 
 
+def part_affinity() -> Iterator[object]:
+    all_of_them = sorted(os.sched_getaffinity(0))
+    child = Child(lambda: os.sched_setaffinity(0, all_of_them[-1:]), lambda: os.sched_getaffinity(0))
+    yield
+    words, code = child.says()
+    yield words == repr({all_of_them[-1]}), code, sorted(os.sched_getaffinity(0)) == all_of_them
+
+
 def part_filter_of_its_own() -> Iterator[object]:
     def setup() -> None:
         code = b"".join(
