@@ -71,6 +71,7 @@ class _Run:
         self.settings = settings
         self.speaker = Speaker(settings.verbosity, as_json=settings.log_format.value == "json")
         say_logs(self.speaker)
+        self.streams = Streams(self._note)  # before anything is said: our own lines are then known as such
         self.privilege = privilege.find(os.environ)
         self.criu = provision.find()
         self.helper = helpers.find()
@@ -140,7 +141,6 @@ class _Run:
         private_tmp = settings.run_dir / "tmp" if settings.private_tmp else None
         if private_tmp:
             make_private_tmp(private_tmp, self.privilege.owner)
-        streams = Streams(self._note)
         limit = automatic_limit(available_memory()) if settings.staging == "auto" else settings.staging
         arena = Arena(limit, spool=settings.run_dir)
         copies = LocalCopies(arena)
@@ -166,7 +166,7 @@ class _Run:
             self.criu,
             reader,
             self.privilege,
-            streams,
+            self.streams,
             journal,
             Machine(self.criu, reader),
             Binaries(),
@@ -174,7 +174,6 @@ class _Run:
             settings.run_dir / "logs",
             shell.post,
             self._note,
-            self.speaker.say_again,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
@@ -200,7 +199,7 @@ class _Run:
 
         restorer = Restorer(tools, folders, fetch, shell.open_capsule)
         return Parts(
-            job, self.helper, streams, checkpointer, restorer, copies, vault, arena, diary, self.speaker
+            job, self.helper, self.streams, checkpointer, restorer, copies, vault, arena, diary, self.speaker
         )
 
     def _room(self, size: int) -> str:

@@ -15,13 +15,14 @@ import termios
 import threading
 from typing import TYPE_CHECKING
 
-from ckptrun.errors import RestoreError
+from ckptrun.errors import RestoreError, UnfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 _CHUNK = 65536
+_SAME = "give it the same input again"
 KEPT_INPUT_LIMIT = 64 << 20
 """Bytes of standard input kept for replay at most."""
 
@@ -67,7 +68,8 @@ class Input:
         """Go to `offset`: back within what is kept, or forward by reading a new run's input.
 
         Raises:
-            RestoreError: the bytes are kept no more, or the new input is not the old one.
+            RestoreError: the bytes are kept no more.
+            UnfitError: the new input is not the old one.
         """
         with self._lock:
             if self._base + len(self._kept) < offset and not self._at_end:
@@ -76,6 +78,10 @@ class Input:
                 self._take(os.read(self._source, _CHUNK))
                 self._given = min(offset, self._base + len(self._kept))
             end = self._base + len(self._kept)
+            if self._at_end and end < offset:
+                raise UnfitError(
+                    f"the job had read {offset} bytes of standard input, and it ends after {end}", hint=_SAME
+                )
             if not self._base <= offset <= end:
                 raise RestoreError(
                     f"standard input cannot be replayed from byte {offset}: bytes {self._base} to {end} are at hand"
@@ -84,7 +90,9 @@ class Input:
                 self._hash, self._hashed = self._marks[offset].copy(), offset
             self._hash_to(offset)
             if digest and self._hashed == offset and self._hash.hexdigest() != digest:
-                raise RestoreError("standard input is not what the job had read before this checkpoint")
+                raise UnfitError(
+                    "standard input is not what the job had read before this checkpoint", hint=_SAME
+                )
             self._marks[offset] = self._hash.copy()
             self._given = offset
 

@@ -5,20 +5,16 @@ Used by `streams` only.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import select
-import stat
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptrun.capsule.redirect import FileMark, Redirect
 
 _CHUNK = 65536
 HURRY_SECONDS = 3.0
@@ -26,24 +22,22 @@ HURRY_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class FileMark:
-    """A place in a regular file: its path and identity, and an offset in bytes."""
-
-    path: str
-    device: int
-    inode: int
-    at: int
-
-
 class Output:
     """One output stream: from the capsule's pipe to `target`.
 
     `count` is the number of bytes the job has written to it since the lineage began. A regular file is written
     inside the freeze to the last byte, so that `where` it ends then can be told and it can be cut back to there.
+
+    Args:
+        target: where it goes.
+        name: of the stream.
+        say: told, in one sentence, what the user should know.
+        file: the regular file that `target` is, or None.
     """
 
-    def __init__(self, target: int, name: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: int, name: str, say: Callable[[str], None], file: Redirect | None = None
+    ) -> None:
         self.count = 0
         self.broken = False
         self._target = target
@@ -51,7 +45,7 @@ class Output:
         self._say = say
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._is_file = _is_regular(target)
+        self.file = file
         self._pending: list[bytes] = []
         self._reader = -1
         self._wake = (-1, -1)
@@ -76,41 +70,13 @@ class Output:
                 while data := self._read():
                     self._pending.append(data)
                 os.write(self._wake[1], b"x")
-        if self._is_file and not self.broken:
+        if self.file and not self.broken:
             self._flush()
         return self.count
 
     def where(self) -> FileMark | None:
         """Return where the file ends that this stream goes to; None if it is no file. Call it after every `drain`."""
-        if not self._is_file or self.broken:
-            return None
-        status = os.fstat(self._target)
-        appending = fcntl.fcntl(self._target, fcntl.F_GETFL) & os.O_APPEND
-        at = status.st_size if appending else os.lseek(self._target, 0, os.SEEK_CUR)
-        return FileMark(
-            str(Path(f"/proc/self/fd/{self._target}").readlink()), status.st_dev, status.st_ino, at
-        )
-
-    def go_back(self, mark: FileMark, cut: Callable[[str, int], object]) -> int:
-        """Cut the file back to `mark` if it is still the same one; return how many bytes went.
-
-        Args:
-            mark: what `where` said at the freeze.
-            cut: shortens the file of a path to a size and keeps what it removes.
-        """
-        if not self._is_file:
-            return 0
-        status = os.fstat(self._target)
-        excess = status.st_size - mark.at
-        if (status.st_dev, status.st_ino) != (mark.device, mark.inode) or excess <= 0:
-            return 0
-        path = str(Path(f"/proc/self/fd/{self._target}").readlink())
-        with contextlib.suppress(OSError):
-            if Path(path).stat().st_ino == status.st_ino:
-                cut(path, mark.at)
-        os.ftruncate(self._target, mark.at)
-        os.lseek(self._target, mark.at, os.SEEK_SET)
-        return excess
+        return None if self.file is None or self.broken else self.file.mark(self._target)
 
     def _flush(self) -> None:
         with self._writing:
@@ -174,13 +140,7 @@ class Output:
         view = memoryview(data)
         while view:
             try:
-                view = view[os.write(self._target, view) :]
+                written = self.file.write(self._target, view) if self.file else os.write(self._target, view)
+                view = view[written:]
             except BlockingIOError:
                 select.select([], [self._target], [])
-
-
-def _is_regular(fd: int) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
-    except OSError:
-        return False

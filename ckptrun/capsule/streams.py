@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule.input import Input
 from ckptrun.capsule.keys import Keys
-from ckptrun.capsule.output import FileMark, Output
+from ckptrun.capsule.output import Output
+from ckptrun.capsule.redirect import FileMark, Redirect
 from ckptrun.capsule.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Streams:
         self._terminal_fd = next((fd for fd in (0, 1, 2) if _is_terminal(fd)), None)
         self.terminal = Terminal(0 if _is_terminal(0) else None, self._terminal_fd)
         self._outputs: dict[str, Output] = {}
+        self._redirects = _redirects(say)
         self._input: Input | None = None
         self._keys: Keys | None = None
         self._sizes_fd = -1
@@ -134,22 +136,28 @@ class Streams:
         if STDIN in position.names:
             self._the_input().rewind(position.consumed, position.digest)
 
-    def cut_back(self, position: Position, cut: Callable[[str, int], object]) -> dict[str, int]:
-        """Cut the files that outputs are redirected to back to where they ended at the checkpoint.
+    def cut_back(self, position: Position, keep: Callable[[str, int], object]) -> int:
+        """Take out of the files that outputs are redirected to what the job has written since the checkpoint.
 
         Args:
             position: the checkpoint's.
-            cut: shortens the file of a path to a size and keeps what it removes.
+            keep: keeps what the file of a path holds past a size.
 
         Returns:
-            Bytes cut off from each, where any were.
+            How many bytes went.
         """
-        gone = {name: self._output(name).go_back(mark, cut) for name, mark in position.files.items()}
-        return {name: count for name, count in gone.items() if count}
+        ends: dict[Redirect, FileMark] = {}
+        for name, mark in position.files.items():
+            file = self._output(name).file
+            if file is not None and (file not in ends or ends[file].at < mark.at):
+                ends[file] = mark
+        return sum(file.go_back(mark, keep) for file, mark in ends.items())
 
     def _output(self, name: str) -> Output:
         target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)
-        return self._outputs.setdefault(name, Output(target, name, self._say))
+        if name not in self._outputs:
+            self._outputs[name] = Output(target, name, self._say, self._redirects.get(target))
+        return self._outputs[name]
 
     def _make(self, names: list[str], mask: int) -> Wiring:
         ends: dict[str, int] = {}
@@ -231,6 +239,21 @@ class Streams:
             if self._sizes_fd >= 0:
                 os.close(self._sizes_fd)
                 self._sizes_fd = -1
+
+
+def _redirects(say: Callable[[str], None]) -> dict[int, Redirect]:
+    """Return the regular files that descriptors 1 and 2 are: one if both are the same."""
+    found: dict[tuple[int, int], Redirect] = {}
+    redirects = {}
+    for fd in (1, 2):
+        with contextlib.suppress(OSError):
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                key = status.st_dev, status.st_ino
+                if key not in found:
+                    found[key] = Redirect(fd, say)
+                redirects[fd] = found[key]
+    return redirects
 
 
 def _is_terminal(fd: int) -> bool:

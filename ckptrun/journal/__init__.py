@@ -10,7 +10,7 @@ from ckptrun.journal.aside import ASIDE_LIMIT, SetAside, listed
 from ckptrun.journal.capture import Capture, Frozen, Journal, Prepared, Put
 from ckptrun.journal.populate import populate
 from ckptrun.journal.record import FileRecord, How, Kind, Part, records_from_json, records_to_json
-from ckptrun.journal.rollback import RollbackReport, cut_back, rollback
+from ckptrun.journal.rollback import RollbackReport, keep_tail, rollback
 
 __all__ = [
     "ASIDE_LIMIT",
@@ -25,7 +25,7 @@ __all__ = [
     "Put",
     "RollbackReport",
     "SetAside",
-    "cut_back",
+    "keep_tail",
     "listed",
     "populate",
     "records_from_json",

@@ -1,4 +1,4 @@
-"""Brings the files of a checkpoint back before a restore: `rollback`, and `cut_back` for output.
+"""Brings the files of a checkpoint back before a restore: `rollback`, and `keep_tail` for output.
 
 Called by the supervisor with no process of the job alive. Nothing is destroyed: what is removed or replaced
 is first kept aside (`ckptrun.journal.aside`). Every step can be repeated: after a crash or a full disk the
@@ -113,24 +113,22 @@ def rollback(
     )
 
 
-def cut_back(path: Path, size: int, *, aside: Path, aside_limit: int = ASIDE_LIMIT) -> SetAside | None:
-    """Cut a file back to ``size`` bytes, keeping aside what is cut; None if it was no longer than that.
+def keep_tail(path: Path, size: int, *, aside: Path, aside_limit: int = ASIDE_LIMIT) -> SetAside | None:
+    """Keep aside what a file holds past ``size`` bytes, before it is cut off; None if it is no longer than that.
 
-    For redirected output. The modification time is left to the kernel.
+    For redirected output.
 
     Raises:
-        StoreFullError: no room to keep the tail; the file was left as it was.
-        OSError: the file cannot be opened or cut.
+        StoreFullError: no room to keep the tail.
+        OSError: the file cannot be read.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_size <= size:
             return None
-        kept = Aside(aside, aside_limit).keep_tail(fd, os.fspath(path), size)
-        os.ftruncate(fd, size)
+        return Aside(aside, aside_limit).keep_tail(fd, os.fspath(path), size)
     finally:
         os.close(fd)
-    return kept
 
 
 @dataclass(slots=True)

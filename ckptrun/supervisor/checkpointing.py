@@ -63,7 +63,6 @@ class Tools:
     logs: Path
     post: Callable[[Event], None]
     note: Callable[[str], None]
-    say_again: Callable[[float], None]
 
     def keep_log(self, operation: str, checkpoint: str) -> None:
         """Keep CRIU's log of a failed operation, a few of the newest: ``ckptrun explain`` reads them."""

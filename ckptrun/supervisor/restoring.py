@@ -18,7 +18,7 @@ from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine
 from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError, UnfitError
-from ckptrun.journal import cut_back, populate, records_from_json, rollback
+from ckptrun.journal import keep_tail, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 
@@ -122,6 +122,7 @@ class Restorer:
         facts = images.facts
         self._check(facts)
         self._inherit(facts, incarnation)
+        tools.streams.rewind_input(facts.position)
         records = records_from_json(facts.journal)
         report = rollback(
             records,
@@ -134,11 +135,8 @@ class Restorer:
             tools.note(problem)
         aside = self._folders.aside
         cut = tools.streams.cut_back(
-            facts.position, lambda path, size: cut_back(Path(path), size, aside=aside)
+            facts.position, lambda path, size: keep_tail(Path(path), size, aside=aside)
         )
-        if any(facts.position.files[name].inode == _inode(2) for name in cut):
-            tools.say_again(images.created)
-        tools.streams.rewind_input(facts.position)
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
@@ -148,7 +146,7 @@ class Restorer:
         self._run_criu(incarnation, images, facts, helper)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
-        return time.time() - images.created, sum(cut.values())
+        return time.time() - images.created, cut
 
     def _check(self, facts: Facts) -> None:
         """Refuse what cannot work before anything is touched."""
@@ -225,13 +223,6 @@ def make_private_tmp(folder: Path, owner: tuple[int, int] | None) -> None:
     folder.mkdir(parents=True, mode=0o700)
     if owner:
         os.chown(folder, *owner)
-
-
-def _inode(fd: int) -> int:
-    try:
-        return os.fstat(fd).st_ino
-    except OSError:
-        return 0
 
 
 def _content(source: Source) -> bytes:

@@ -14,7 +14,6 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.telemetry.events import rfc3339
@@ -34,9 +33,6 @@ _CONTROL = {
     code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code not in (9, 10)
 }
 """Names of jobs and files must not move the cursor of whoever reads about them."""
-
-KEPT_LINES = 256
-"""Lines that can be said again."""
 
 
 class Level(enum.IntEnum):
@@ -71,7 +67,6 @@ class Speaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._stuck = False
-        self._said: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
         self.raw = False
         """Whether the terminal is in raw mode, where a line feed alone does not return to column one."""
         self.lost = 0
@@ -99,15 +94,7 @@ class Speaker:
         else:
             text = "\n".join(PREFIX + part for part in message.translate(_CONTROL).splitlines() or [""])
         with self._lock:
-            self._said.append((self._clock(), text))
             self._write(text)
-
-    def say_again(self, since: float) -> None:
-        """Repeat what was said since then (seconds since the epoch): it was cut off with the file it went to."""
-        with self._lock:
-            for moment, text in self._said:
-                if moment >= since:
-                    self._write(text)
 
     def _write(self, text: str) -> None:
         end = "\r\n" if self.raw else "\n"

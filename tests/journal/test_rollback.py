@@ -11,7 +11,7 @@ from journalkit import Checkpoint, Job, Keeper, age
 
 from ckptrun.core.model import BytesSource
 from ckptrun.errors import CorruptError, StoreFullError
-from ckptrun.journal import Journal, cut_back, listed, rollback
+from ckptrun.journal import Journal, keep_tail, listed, rollback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -311,36 +311,36 @@ def picture(top: Path) -> dict[str, object]:
     return found
 
 
-def test_redirected_output_is_cut_back(tmp_path: Path, aside: Path):
+def test_the_end_of_redirected_output_is_kept(tmp_path: Path, aside: Path):
     output = tmp_path / "output"
     output.write_bytes(b"line 1\nline 2\n")
-    entry = cut_back(output, 7, aside=aside)
+    entry = keep_tail(output, 7, aside=aside)
     assert entry is not None
     assert (entry.path, entry.offset, entry.bytes) == (str(output), 7, 7)
-    assert output.read_bytes() == b"line 1\n"
+    assert output.read_bytes() == b"line 1\nline 2\n"
     assert kept(aside) == {"cut back": b"line 2\n"}
-    assert cut_back(output, 7, aside=aside) is None
+    assert keep_tail(output, 14, aside=aside) is None
 
 
 def test_what_is_set_aside_is_bounded_and_the_newest_kept(tmp_path: Path, aside: Path):
     output = tmp_path / "output"
     for number in range(5):
         output.write_bytes(bytes([48 + number]) * 400)
-        cut_back(output, 0, aside=aside, aside_limit=1000)
+        keep_tail(output, 0, aside=aside, aside_limit=1000)
     assert [(aside / entry.id).read_bytes()[:1] for entry in listed(aside)] == [b"3", b"4"]
     assert len(list(aside.iterdir())) == 3
     output.write_bytes(b"x" * 5000)
-    cut_back(output, 0, aside=aside, aside_limit=1000)
+    keep_tail(output, 0, aside=aside, aside_limit=1000)
     assert [entry.bytes for entry in listed(aside)] == [5000]
 
 
 def test_a_torn_line_of_the_index_costs_no_other_line(tmp_path: Path, aside: Path):
     output = tmp_path / "output"
     output.write_bytes(b"first")
-    cut_back(output, 0, aside=aside)
+    keep_tail(output, 0, aside=aside)
     with (aside / "index.jsonl").open("a") as index:
         index.write('{"id": "to')
     output.write_bytes(b"second")
-    cut_back(output, 0, aside=aside)
+    keep_tail(output, 0, aside=aside)
     assert [entry.bytes for entry in listed(aside)] == [5, 6]
     assert len([json.loads(line) for line in (aside / "index.jsonl").read_text().splitlines()]) == 2
