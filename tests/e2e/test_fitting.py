@@ -34,7 +34,7 @@ def loading(lab: Lab, library: Path) -> tuple[object, ...]:
     path = Path(__file__).parent / "jobs" / "count.py"
     load = "import ctypes, os, runpy; ctypes.CDLL(os.environ['OWN_LIBRARY'])"
     script = f"{load}; runpy.run_path({str(path)!r}, run_name='__main__')"
-    return (sys.executable, "-c", script, "--steps", STEPS)
+    return (sys.executable, "-c", script, "--steps", STEPS, "--pause", 0.04)
 
 
 def finished(result: Result, lab: Lab) -> None:
@@ -116,7 +116,7 @@ def claim(lab: Lab, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def interrupted(lab: Lab, *options: str) -> tuple[object, ...]:
-    command = (sys.executable, Path(__file__).parent / "jobs" / "count.py", "--steps", STEPS)
+    command = (sys.executable, Path(__file__).parent / "jobs" / "count.py", "--steps", STEPS, "--pause", 0.04)
     run = lab.start(*command, options=(*OFTEN, *options))
     run.commit(2)
     run.kill_supervisor()

@@ -25,7 +25,15 @@ pytestmark = pytest.mark.slow
 
 OFTEN = ("--interval", "0.4s")
 STEPS = 120
-JOB = (sys.executable, Path(__file__).parent / "jobs" / "count.py", "--steps", STEPS, "--talk")
+JOB = (
+    sys.executable,
+    Path(__file__).parent / "jobs" / "count.py",
+    "--steps",
+    STEPS,
+    "--talk",
+    "--pause",
+    0.05,
+)
 EVERY_LINE = [*count.lines(STEPS), count.result(STEPS)]
 
 
@@ -181,7 +189,7 @@ def test_a_file_that_the_second_run_empties_is_said(lab: Lab):
 @pytest.mark.parametrize("other", [b"something else\n" * 100, b"line 0\n"], ids=["another", "shorter"])
 def test_another_piped_input_is_refused_and_the_right_one_goes_on(lab: Lab, other: bytes):
     lines = "".join(f"line {number}\n" for number in range(100))
-    command = (sys.executable, Path(__file__).parent / "jobs" / "lines.py", 0.03)
+    command = (sys.executable, Path(__file__).parent / "jobs" / "lines.py", 0.06)
     run = lab.start(*command, options=OFTEN, stdin=subprocess.PIPE)
     run.stdin.write(lines.encode())
     run.stdin.close()

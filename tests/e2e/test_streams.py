@@ -188,7 +188,7 @@ def test_the_same_input_is_given_again_to_a_new_run_that_resumes(lab: Lab):
 
 @pytest.mark.slow
 def test_a_redirected_output_survives_the_death_of_ckptrun(lab: Lab):
-    command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk")
+    command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk", "--pause", 0.05)
     with (lab.work / "out.txt").open("ab") as target:
         run = lab.start(*command, options=OFTEN, stdout=target)
         run.commit(2)
@@ -253,7 +253,7 @@ def test_a_redirected_output_has_every_line_once_after_a_kill(lab: Lab, mode: st
     both = lab.work / "both.txt"
     both.write_text("before\n")
     with both.open(mode) as target:
-        command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk")
+        command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk", "--pause", 0.05)
         run = lab.start(*command, options=OFTEN, stdout=target, stderr=subprocess.STDOUT)
         run.commit(2)
         run.restored(run.kill_job)
