@@ -155,4 +155,10 @@ PROGRAMS = (
         "a script launched by `uv run`",
         ("{bin}/uv", "run", "--offline", "--no-project", "--python", "{python}", "{folder}/plain_script.py"),
     ),
+    Program(
+        "packet_pipe",
+        "pipes in packet mode (O_DIRECT)",
+        refusal="holds a packet pipe",
+        note="CRIU saves no packets: its dump fails with `The packetized mode for pipes is not supported`",
+    ),
 )

@@ -20,6 +20,10 @@ without ckptrun.
 - *another machine*: SIGKILL to ckptrun; its state, the job's home and its working directory are removed, only the store
   is left. The same command again.
 - *frozen*: the median time for which the program stood still for a checkpoint, one every second, next to other load.
+
+One program alone: `make zoo-packages`, then `CKPTRUN_ZOO_KILLS=1 .venv/bin/python -m pytest tests/zoo -k sqlite_wal`;
+it prints the seed of its random moments, and `CKPTRUN_TEST_SEED` repeats one. A new program: a file in
+`tests/zoo/programs/` and a line in `tests/zoo/catalogue.py`.
 """
 RUN = """\
 Run on {days} with {ckptrun} (commit {commit}), CRIU {criu}, Linux {kernel}, {system}, {processor}, jobs in Python
@@ -31,8 +35,8 @@ TABLE = """\
 REFUSED = """
 ## Not supported
 
-| program | exercises | what ckptrun says |
-|---|---|---|"""
+| program | exercises | what ckptrun says | why |
+|---|---|---|---|"""
 
 
 def main() -> None:
@@ -51,7 +55,10 @@ def page(document: dict[str, Any]) -> str:
     parts += [row(program, results) for program in PROGRAMS if not program.refusal]
     if refused := [program for program in PROGRAMS if program.refusal]:
         parts.append(REFUSED)
-        parts += [f"| {program.name} | {program.exercises} | {program.refusal} |" for program in refused]
+        parts += [
+            f"| {program.name} | {program.exercises} | … {program.refusal} … | {program.note} |"
+            for program in refused
+        ]
     return "\n".join(parts) + "\n"
 
 

@@ -57,3 +57,13 @@ def test_a_killed_program_ends_as_if_left_alone(program: Program, place: Place, 
                 figures.update(shown.figures())
         assert outcome.digest == expected.digest
         assert outcome.files == expected.files
+
+
+@pytest.mark.parametrize("program", [pytest.param(p, id=p.name) for p in PROGRAMS if p.refusal])
+def test_a_program_that_cannot_be_checkpointed_is_told_so_and_runs_on(program: Program, tmp_path: Path):
+    with performance(tmp_path / "machine", program) as shown:
+        expected = alone(program, tmp_path / "alone", shown.lab.env)
+        run = shown.start()
+        run.says(program.refusal)
+        assert shown.end() == expected
+        assert shown.figures()["checkpoints"] == 0
