@@ -79,12 +79,10 @@ PROGRAMS = (
     Program(
         "pandas_parquet",
         "pandas and Arrow writing a Parquet data set in parts",
-        pending={Place.HERE: _CLOSED_FILES, Place.ELSEWHERE: _CLOSED_FILES},
     ),
     Program(
         "polars_parquet",
         "Polars writing a Parquet table over the last one",
-        pending={Place.HERE: _CLOSED_FILES, Place.ELSEWHERE: _CLOSED_FILES},
     ),
     Program("duckdb_parquet", "DuckDB: a database file, Parquet at the end", volatile=("data.duckdb*",)),
     Program(
@@ -126,7 +124,6 @@ PROGRAMS = (
     Program(
         "log_rotation",
         "logging with rotation: files renamed and deleted",
-        pending={Place.HERE: _CLOSED_FILES, Place.ELSEWHERE: _CLOSED_FILES},
     ),
     Program("temporary_files", "tempfile in all its forms, unlinked files", quick=Place.ELSEWHERE),
     Program("file_locks", "flock and lockf between two processes"),
@@ -143,7 +140,6 @@ PROGRAMS = (
     Program(
         "gunicorn_workers",
         "gunicorn with 2 workers and a client",
-        pending={Place.ELSEWHERE: "the folder of its control socket, ~/.gunicorn, is not brought back yet"},
     ),
     Program("shared_mappings", "files mapped shared by two processes"),
     Program("outside_memory", "memory outside Python: malloc, C structs"),
