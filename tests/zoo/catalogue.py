@@ -60,8 +60,6 @@ class Program:
         return [word.format_map(fill) for word in words]
 
 
-_CLOSED_FILES = "files that the job wrote and closed before the checkpoint are not brought back yet"
-
 PROGRAMS = (
     Program(
         "torch_adam", "PyTorch training with Adam, weights saved over the last ones", quick=Place.ELSEWHERE
@@ -135,11 +133,14 @@ PROGRAMS = (
         "celery_worker",
         "a Celery worker of 2 processes with a broker of files",
         volatile=("broker/*", "results/*"),
-        pending={Place.ELSEWHERE: _CLOSED_FILES},
+        pending={
+            Place.ELSEWHERE: "its folders of messages do not come out as they were; the cause is not found yet"
+        },
     ),
     Program(
         "gunicorn_workers",
         "gunicorn with 2 workers and a client",
+        note="once in five runs its master did not end on SIGTERM after restores; the cause is not found yet",
     ),
     Program("shared_mappings", "files mapped shared by two processes"),
     Program("outside_memory", "memory outside Python: malloc, C structs"),
