@@ -30,6 +30,7 @@ from ckptrun.supervisor.checkpointing import Checkpointer, Tools
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.machine import Machine, check_level
+from ckptrun.supervisor.network import Network
 from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private_tmp
 from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
@@ -74,6 +75,8 @@ class _Run:
         self.streams = Streams(self._note)  # before anything is said: our own lines are then known as such
         self.privilege = privilege.find(os.environ)
         self.criu = provision.find()
+        self.reader = ImageReader(self.criu.pycriu_path)
+        self.network = Network(settings.tcp, self.reader)
         self.helper = helpers.find()
         self.command = command_facts(settings.command, settings.cwd)
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -161,14 +164,14 @@ class _Run:
             settings.portable_cpu,
             watcher(journal, str(settings.cwd), self.speaker.say),
         )
-        reader = ImageReader(self.criu.pycriu_path)
         tools = Tools(
             self.criu,
-            reader,
+            self.reader,
+            self.network,
             self.privilege,
             self.streams,
             journal,
-            Machine(self.criu, reader),
+            Machine(self.criu, self.reader),
             Binaries(),
             place,
             settings.run_dir / "logs",

@@ -55,7 +55,10 @@ _RUN = {
     "allow-io-uring": ("", "Let the job use io_uring, which cannot be checkpointed."),
     "no-private-tmp": ("", "Let the job use the machine's own TMPDIR."),
     "forward-usr1": ("", "Pass SIGUSR1 on to the job; else it asks for a checkpoint."),
-    "tcp": ("HOW", "What becomes of open TCP connections; only auto so far."),
+    "tcp": (
+        "HOW",
+        "Open TCP connections: auto (the job's own survive, others close), keep, close.",
+    ),
     "pass-env": ("NAME", "Give the job a store credential (AWS_...) that it would not get. Repeatable."),
     "label": ("K=V", "Noted with the run. Repeatable."),
     "log-format": ("FORMAT", "text or json. Default: text."),

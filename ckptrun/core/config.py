@@ -18,6 +18,14 @@ class RestartPolicy(enum.StrEnum):
     NEVER = "never"
 
 
+class TcpPolicy(enum.StrEnum):
+    """What becomes of open TCP connections at a restore."""
+
+    AUTO = "auto"
+    KEEP = "keep"
+    CLOSE = "close"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The policies of one run.

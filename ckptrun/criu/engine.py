@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ckptrun.criu import probe, remedies
+from ckptrun.criu import remedies
 from ckptrun.criu.adoption import Adoption
 from ckptrun.criu.postdump import ACTION_SOCKET, PostDump
 from ckptrun.criu.stream import Capture, Serve
@@ -81,8 +81,6 @@ class Place:
         options = [*self.criu.argv, verb, "--stream", "-D", str(self.folder), "-W", str(self.folder)]
         options += ["-o", f"{verb}.log", LOG_LEVEL, "--action-script", self.action]
         options += ["--manage-cgroups=ignore", "--file-locks", "--ext-unix-sk"]
-        if probe.rights() is probe.Rights.FULL:  # else a live connection refuses the dump, and says so
-            options += ["--tcp-established", "--network-lock", "skip"]
         if self.unprivileged:
             options.append("--unprivileged")
         return options
@@ -136,6 +134,13 @@ class _KnownDumpError(DumpError):
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.cause, hint=finding.remedy.remedy)
         self.finding = finding
+
+
+class BusyError(_KnownDumpError):
+    """A connection was doing what cannot be saved, twice; without those that wait to be accepted it may do."""
+
+
+_BUSY = {"tcp-in-flight", "tcp-moving"}
 
 
 def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
@@ -250,7 +255,8 @@ def _dump_error(place: Place, code: int | None, action: PostDump, request: DumpR
         )
     log = place.folder / "dump.log"
     if (finding := remedies.finding_of(log, request.pids())) is not None:
-        return _KnownDumpError(finding)
+        kind = BusyError if finding.remedy.name in _BUSY else _KnownDumpError
+        return kind(finding)
     return DumpError(remedies.sentence(log, _ended(code)))
 
 
@@ -291,6 +297,13 @@ class _KnownRestoreError(RestoreError):
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.cause, hint=finding.remedy.remedy)
         self.finding = finding
+
+
+class LostRaceError(_KnownRestoreError):
+    """The kernel was about a connection or a port that was to be had again; a moment later it may be free."""
+
+
+_KERNEL_FIRST = {"connection-reset", "connection-unreachable", "port-taken"}
 
 
 def restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float) -> None:
@@ -337,7 +350,8 @@ def _restore(place: Place, request: RestoreRequest, spawn: Spawn, timeout: float
         raise RestoreError(f"the checkpoint's images could not be read: {serve.error}") from serve.error
     log = place.folder / "restore.log"
     if code != 0 and (finding := remedies.finding_of(log)) is not None:
-        raise _KnownRestoreError(finding)
+        kind = LostRaceError if finding.remedy.name in _KERNEL_FIRST else _KnownRestoreError
+        raise kind(finding)
     if code is None:
         raise RestoreError(f"CRIU did not finish the restore within {timeout:g} s")
     if code != 0:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.model import PAGE_SIZE, BytesSource, ImageStream, MemoryRuns
 from ckptrun.criu import pycriu_import
+from ckptrun.criu.connections import Fate, locked_ends, torn
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ckptrun.core.model import Source
+    from ckptrun.criu.connections import Connection, End, Rewriter
 
 _MAGICS = 8
 """Bytes of the two magic numbers every image of version 1.1 opens with."""
@@ -29,6 +31,22 @@ _CONNECTIONS = {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
 _ESTABLISHED = 1
 _LINKED = 0
 """CRIU's remap_type of a file that it gave another link, as against one that it copied."""
+
+
+class TornError(DumpError):
+    """The ends of a connection were saved at different moments; a dump taken again may do.
+
+    Args:
+        bad: the connection.
+        ends: what has to be locked so that this cannot happen.
+    """
+
+    def __init__(self, bad: Connection, ends: list[tuple[End, End]]) -> None:
+        super().__init__(
+            f"data moved on the TCP connection {bad.here} to {bad.there} while the job was stopped",
+            hint="nothing is lost; the next checkpoint will do",
+        )
+        self.ends = ends
 
 
 class ImageReader:
@@ -165,25 +183,73 @@ class ImageReader:
                     hint="let the job close it before it removes the name, or keep the file in TMPDIR",
                 )
 
-    def for_restore(self, images: Mapping[str, Source]) -> dict[str, Source]:
-        """Return the images as CRIU should be given them.
+    def inet_sockets(self, images: Mapping[str, Source]) -> list[Any]:
+        """Return the job's sockets of the internet's families, as CRIU describes them; `connections` reads them."""
+        source = images["files.img"]
+        entries = self.entries(source.read(0, source.size), "fdinfo", "file_entry")
+        return [entry.isk for entry in entries if entry.HasField("isk")]
+
+    def check_untorn(self, images: Mapping[str, Source], connections: Iterable[Connection]) -> None:
+        """Refuse a connection inside of the job whose ends do not fit together.
+
+        Raises:
+            TornError: see `connections.torn`.
+        """
+        connections = tuple(connections)
+        queues = {
+            c.ino: self._queue(images[_queue_name(c.ino)])[0] for c in connections if c.fate is Fate.KEPT
+        }
+        if bad := torn(connections, queues):
+            raise TornError(bad, locked_ends(connections))
+
+    def _queue(self, source: Source) -> tuple[Any, bytes]:
+        """Return a connection's state and the bytes of its two queues."""
+        data = bytes(source.read(0, source.size))
+        end = _MAGICS + 4 + int.from_bytes(data[_MAGICS : _MAGICS + 4], "little")
+        return self._module("tcp_stream").tcp_stream_entry.FromString(data[_MAGICS + 4 : end]), data[end:]
+
+    def for_restore(
+        self, images: Mapping[str, Source], rewriter: Rewriter | None = None
+    ) -> dict[str, Source]:
+        """Return the images as CRIU should be given them: see `_siblings_reversed` and `connections`."""
+        changed = {"pstree.img": BytesSource(self._siblings_reversed(images["pstree.img"]))}
+        if rewriter is not None:
+            changed["files.img"] = BytesSource(self._sockets_rewritten(images["files.img"], rewriter))
+            for ino in rewriter.finished:
+                name = _queue_name(ino)
+                changed[name] = BytesSource(self._nothing_to_send(images[name]))
+        return {**images, **changed}
+
+    def _sockets_rewritten(self, source: Source, rewriter: Rewriter) -> bytes:
+        data = bytes(source.read(0, source.size))
+        parts = [data[:_MAGICS]]
+        for raw in _raw_entries(data):
+            entry = self._module("fdinfo").file_entry.FromString(raw[4:])
+            if entry.HasField("isk") and rewriter.rewrite(entry.isk):
+                parts.append(_framed(entry.SerializeToString()))
+            else:
+                parts.append(raw)
+        return b"".join(parts)
+
+    def _nothing_to_send(self, source: Source) -> bytes:
+        entry, queues = self._queue(source)
+        entry.outq_len = entry.unsq_len = 0
+        head = bytes(source.read(0, _MAGICS))
+        return head + _framed(entry.SerializeToString()) + queues[: entry.inq_len]
+
+    def _siblings_reversed(self, source: Source) -> bytes:
+        """Return ``pstree.img`` with siblings the other way round.
 
         CRIU puts each process it reads before its siblings, so a restored tree has them in reverse, and reverses
         them again the next time. Where the order matters (a terminal's user must be dumped before its relay, or "ctty
         inheritance detected") every second dump would fail. So siblings are listed the other way round.
         """
-        return {**images, "pstree.img": BytesSource(self._siblings_reversed(images["pstree.img"]))}
-
-    def _siblings_reversed(self, source: Source) -> bytes:
         data = bytes(source.read(0, source.size))
         children: dict[int, list[tuple[int, bytes]]] = {}
-        at = _MAGICS
         entry_class = self._module("pstree").pstree_entry
-        while at < len(data):
-            end = at + 4 + int.from_bytes(data[at : at + 4], "little")
-            entry = entry_class.FromString(data[at + 4 : end])
-            children.setdefault(entry.ppid, []).append((entry.pid, data[at:end]))
-            at = end
+        for raw in _raw_entries(data):
+            entry = entry_class.FromString(raw[4:])
+            children.setdefault(entry.ppid, []).append((entry.pid, raw))
         parts = [data[:_MAGICS]]
         stack = list(children.pop(0, []))
         while stack:
@@ -191,6 +257,23 @@ class ImageReader:
             parts.append(raw)
             stack += children.pop(pid, [])  # popped from the end: the last sibling first
         return b"".join(parts)
+
+
+def _raw_entries(data: bytes) -> Iterator[bytes]:
+    """Yield an image's messages as they stand there, each behind its length."""
+    at = _MAGICS
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        yield data[at:end]
+        at = end
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "little") + message
+
+
+def _queue_name(ino: int) -> str:
+    return f"tcp-stream-{ino:x}.img"
 
 
 def memory_bytes(streams: tuple[ImageStream, ...]) -> int:

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ckptrun.core.config import Interval, RestartPolicy
+from ckptrun.core.config import Interval, RestartPolicy, TcpPolicy
 from ckptrun.settings.names import run_directory, store_directory
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class RunSettings:
         fresh: start anew although there is something to resume.
         take_over: do not wait for another writer's lease.
         require_store: refuse to run while the store cannot be reached.
+        tcp: what becomes of open TCP connections at a restore.
         at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
     """
@@ -123,6 +124,7 @@ class RunSettings:
     require_store: bool = False
     allow_io_uring: bool = False
     private_tmp: bool = True
+    tcp: TcpPolicy = TcpPolicy.AUTO
     forward_usr1: bool = False
     log_format: LogFormat = LogFormat.TEXT
     labels: Mapping[str, str] = field(default_factory=dict)

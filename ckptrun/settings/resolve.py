@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from ckptrun.core.config import Interval, RestartPolicy
+from ckptrun.core.config import Interval, RestartPolicy, TcpPolicy
 from ckptrun.core.cpu import parse_level
 from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
@@ -18,7 +18,7 @@ from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
 from ckptrun.settings.portable import cap
-from ckptrun.settings.sources import NOT_BUILT, Level, Sources, not_built, read_document
+from ckptrun.settings.sources import NOT_BUILT, Level, Sources, read_document
 from ckptrun.settings.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def resolve_run(
         require_store=sources.flag("require-store"),
         allow_io_uring=sources.flag("allow-io-uring"),
         private_tmp=not sources.flag("no-private-tmp"),
+        tcp=sources.value("tcp", lambda text: _choice(TcpPolicy, text), TcpPolicy.AUTO),
         forward_usr1=sources.flag("forward-usr1"),
         log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
         labels=dict(sources.many("label", _label)),
@@ -173,11 +174,6 @@ def _check_contradictions(sources: Sources) -> None:
         raise ConfigurationError(
             f"{limit.where} limits what {policy.where} never does", hint="leave one of them out"
         )
-    tcp = sources.found("tcp")
-    if tcp is not None and tcp.value != "auto":
-        if tcp.value in {"keep", "close"}:
-            raise not_built(f"{tcp.where} {tcp.value}")
-        raise UsageError(f"{tcp.where}: {tcp.value!r} is no such choice", hint="choose auto")
 
 
 def _name(sources: Sources, store_url: str, command: Sequence[str], cwd: Path) -> str:

@@ -17,12 +17,13 @@ from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.events import DumpFailed, DumpFinished
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
 from ckptrun.criu import engine, remedies
-from ckptrun.criu.images import memory_bytes
+from ckptrun.criu.images import TornError, memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
 from ckptrun.journal import records_to_json
 from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
+from ckptrun.supervisor.network import lock
 from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ckptrun.core.commands import TakeCheckpoint
     from ckptrun.core.events import Event
     from ckptrun.core.model import Source
+    from ckptrun.criu.connections import End
     from ckptrun.criu.images import ImageReader
     from ckptrun.criu.program import Criu
     from ckptrun.criu.staging import Arena, Extents, Slot
@@ -39,11 +41,14 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.binaries import Binaries, Mapped
     from ckptrun.supervisor.incarnation import Incarnation
     from ckptrun.supervisor.machine import Machine
+    from ckptrun.supervisor.network import Network
     from ckptrun.supervisor.privilege import Privilege
     from ckptrun.supervisor.staged import LocalCopies
 
 PRIVATE = "/dev/shm"  # noqa: S108 - the capsule's own
 """All of it travels with a checkpoint."""
+SKIP_FLAG = "--skip-in-flight"
+"""Has CRIU save a listening socket without the connections that wait at it."""
 KEPT_LOGS = 8
 """CRIU logs of failed operations kept per lineage."""
 
@@ -54,6 +59,7 @@ class Tools:
 
     criu: Criu
     reader: ImageReader
+    network: Network
     privilege: Privilege
     streams: Streams
     journal: Journal
@@ -196,9 +202,23 @@ class _Attempt:
         self._retried = ""
         self._prepared: Prepared
         self._mapped: Mapped
+        self._stopped: list[tuple[End, End]] = []
+        self._lock = contextlib.ExitStack()
 
     def run(self, slot: Slot) -> None:
-        """Dump into `slot` and report."""
+        """Dump into `slot` and report; once more if a connection was just doing what cannot be saved."""
+        flags = self._tools.network.dump_flags
+        try:
+            return self._run(slot, flags)
+        except (engine.BusyError, TornError) as error:
+            if self.finished or self._owner.abandoned:
+                raise
+            self._stopped = error.ends if isinstance(error, TornError) else []
+            self._retried = str(error)
+        slot.used = 0
+        return self._run(slot, (*flags, SKIP_FLAG))
+
+    def _run(self, slot: Slot, flags: tuple[str, ...]) -> None:
         tools, incarnation = self._tools, self._incarnation
         assert incarnation.helper is not None
         if strays := incarnation.capsule.strays():
@@ -231,12 +251,15 @@ class _Attempt:
             max_freeze,
             lambda images: self._frozen(slot, images),
             hold,
+            flags,
             dead=incarnation.dead,
             pids=incarnation.pids,
             retrying=self._retrying,
         )
         self._started = time.monotonic()
-        result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
+        with self._lock:
+            lock(self._stopped, self._lock)
+            result = engine.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
         if not self.finished:
             self._report(slot, result.images, result.frozen_seconds)
 
@@ -249,6 +272,7 @@ class _Attempt:
         """Do what must be done while the job is stopped."""
         if self._owner.abandoned:
             raise DumpError("the checkpoint was given up")
+        self._lock.close()  # every connection has been saved
         tools, incarnation = self._tools, self._incarnation
         pids = incarnation.pids()
         if (loss := remedies.silent_loss(pids)) is not None:
@@ -282,6 +306,7 @@ class _Attempt:
         assert helper is not None
         tools.reader.check_connections(images)
         tools.reader.check_links(images, PRIVATE)
+        tools.network.check_dump(images)
         mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
         for problem in capture.problems:
@@ -295,6 +320,7 @@ class _Attempt:
             moment.boottime,
             tools.privilege.kind,
             tools.privilege.uid,
+            tools.network.dump_flags,
             compat.gather(
                 tools.machine,
                 mapped,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule.streams import Position
+from ckptrun.criu.connections import KEEP_FLAGS
 from ckptrun.errors import CorruptError
 from ckptrun.supervisor.compat import Compat
 
@@ -32,6 +33,7 @@ class Facts:
         boottime: the job's CLOCK_BOOTTIME at the freeze, nanoseconds.
         privilege: what kind of capsule it was made in (`Privilege.kind`).
         uid: whom the job ran as, inside its capsule.
+        criu_flags: what CRIU was told of connections, and must be told again.
         compat: what it depends on: CPU, kernel, CRIU, libraries; checked before a restore.
         affinity: CPUs of the threads that have others than the job root, by PID inside the capsule.
     """
@@ -44,6 +46,7 @@ class Facts:
     boottime: int
     privilege: str
     uid: int
+    criu_flags: tuple[str, ...]
     compat: Compat
     affinity: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
@@ -59,6 +62,7 @@ class Facts:
             "boottime": self.boottime,
             "privilege": self.privilege,
             "uid": self.uid,
+            "criu_flags": list(self.criu_flags),
             "compat": self.compat.to_json(),
             "affinity": {pid: list(cpus) for pid, cpus in self.affinity.items()},
         }
@@ -85,6 +89,7 @@ class Facts:
                 value["boottime"],
                 value["privilege"],
                 value["uid"],
+                tuple(value.get("criu_flags", KEEP_FLAGS)),
                 Compat.from_json(value.get("compat")),
                 value.get("affinity", {}),
             )

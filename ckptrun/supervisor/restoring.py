@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.checkpointing import Tools
     from ckptrun.supervisor.incarnation import Incarnation
 
+AGAIN_AFTER = (0.1, 1.0, 2.0)
+"""Seconds after which a restore whose connections the kernel got at first is tried again: unlocked, one in four is."""
 RESTORE_SECONDS = 600.0
 """CRIU may take this long: reading a large job from a slow store."""
 PROOF_SECONDS = 0.1
@@ -192,15 +194,22 @@ class Restorer:
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
-            streams = images.streams
-            request = engine.RestoreRequest(
-                tools.reader.for_restore(streams),
-                facts.last_pid,
-                inherit,
-                retrying=self._retrying,
-                adopter=ROOT_PID if tools.reader.has_orphans(streams) else 0,
-            )
-            engine.restore(place, request, incarnation.spawn_criu(None), RESTORE_SECONDS)
+            spawn = incarnation.spawn_criu(None)
+            adopter = ROOT_PID if tools.reader.has_orphans(images.streams) else 0
+            for pause in (*AGAIN_AFTER, None):
+                try:
+                    with tools.network.restoring(images.streams, facts.criu_flags) as (streams, sentences):
+                        request = engine.RestoreRequest(
+                            streams, facts.last_pid, inherit, facts.criu_flags, self._retrying, adopter
+                        )
+                        engine.restore(place, request, spawn, RESTORE_SECONDS)
+                    break
+                except engine.LostRaceError:
+                    if pause is None or incarnation.ended.wait(pause):
+                        raise
+                    engine.clean(folder)
+            for sentence in sentences:
+                tools.note(sentence)
         finally:
             tools.streams.wired()
 

@@ -25,6 +25,7 @@ from provocations import DUMPS, PASSING, PRELUDE, RESTORES, DumpCase, RestoreCas
 from ckptrun.capsule.spec import Program
 from ckptrun.core.model import BytesSource
 from ckptrun.criu import engine, remedies
+from ckptrun.criu.connections import KEEP_FLAGS
 from ckptrun.errors import DumpError, RestoreError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Dump:
             [job.pipe],
             20.0,
             lambda _: None,
+            flags=KEEP_FLAGS,
             pids=job.capsule.job_pids,
             retrying=self.retried.append,
         )
@@ -167,7 +169,7 @@ class Restore:
         writer = self.job._output()
         self.place = self.job.place()
         request = engine.RestoreRequest(
-            reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}
+            reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}, KEEP_FLAGS
         )
         try:
             engine.restore(self.place, replace(request, retrying=self.retried.append), changed, case.patience)

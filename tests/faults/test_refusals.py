@@ -125,7 +125,7 @@ def test_root_is_not_asked_for_capabilities_that_this_job_can_do_without(lab: La
         (("--preserve", "/no/such/path"), 78, ("/no/such/path",)),
         (("--key-file", "/no/such/key"), 78, ("/no/such/key",)),
         (("--resume", "--fresh"), 78, ("--resume", "--fresh")),
-        (("--tcp", "close"), 64, ("--tcp",)),
+        (("--tcp", "perhaps"), 64, ("--tcp", "auto, keep, close")),
         (("--no-such-option",), 64, ("--no-such-option",)),
         (("--store", "s3://bucket/prefix"), 78, ("--key-file", "--no-encryption")),
     ],

@@ -112,9 +112,7 @@ def test_an_option_not_built_yet_is_refused_from_every_source(resolve: Resolve, 
         resolve(toml=f"{option} = {written}")
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("tcp", "close"), ("tcp", "keep"), ("keep", "last=3,hourly=24")]
-)
+@pytest.mark.parametrize(("option", "value"), [("keep", "last=3,hourly=24")])
 def test_a_choice_not_built_yet_is_refused(resolve: Resolve, option: str, value: Any):
     with pytest.raises(UsageError, match="not built yet"):
         resolve({option: value})

@@ -58,6 +58,14 @@ SOCKETS = (
         owned=True,
     ),
     entry(
+        "tcp-moving",
+        r"libsoccr_save\(\) failed",
+        "data moved on a TCP connection{at} of {who} while it was being saved",
+        "wait for the next checkpoint",
+        retry=AGAIN,
+        owned=True,
+    ),
+    entry(
         "tcp-old-criu",
         r"Can't get 1:16 opt",
         "this CRIU is too old for this kernel's TCP sockets",

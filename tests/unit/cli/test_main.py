@@ -155,7 +155,7 @@ def test_secrets_stay_out_of_the_jobs_environment(
         ["--name", "../x", "python"],
         ["--store", "here", "python"],
         ["--store", "s3://bucket", "--no-encryption", "python"],
-        ["--tcp", "close", "python"],
+        ["--tcp", "perhaps", "python"],
         ["show"],
         ["show", "../x"],
         ["show", "a", "b"],

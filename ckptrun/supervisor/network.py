@@ -1,0 +1,115 @@
+"""The TCP policy of a run: how CRIU is told at a dump, and what a restore does with each connection.
+
+Used by the checkpointer and the restorer, in their worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.core.config import TcpPolicy
+from ckptrun.criu import leftovers, probe
+from ckptrun.criu.connections import (
+    CLOSE_FLAGS,
+    KEEP_FLAGS,
+    Fate,
+    Rewriter,
+    check_keepable,
+    listening_at,
+    locked_ends,
+    report,
+    survey,
+)
+from ckptrun.criu.lostpeer import LostPeer
+from ckptrun.criu.portlock import PortLock
+from ckptrun.errors import DumpError, PermissionMissingError, RestoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ckptrun.core.model import Source
+    from ckptrun.criu.connections import Connection, End
+    from ckptrun.criu.images import ImageReader
+
+
+class Network:
+    """What one run does with its job's TCP connections.
+
+    Raises:
+        PermissionMissingError: all are to be kept, and this process may rebuild none.
+    """
+
+    def __init__(self, policy: TcpPolicy, reader: ImageReader) -> None:
+        self._policy = policy
+        self._reader = reader
+        self._may_keep = probe.rights() is probe.Rights.FULL
+        if policy is TcpPolicy.KEEP and not self._may_keep:
+            raise PermissionMissingError(
+                "--tcp keep needs root with NET_ADMIN: nobody else may rebuild a TCP connection",
+                hint="leave --tcp out: connections to the outside come back closed",
+            )
+
+    @property
+    def dump_flags(self) -> tuple[str, ...]:
+        """What CRIU is told at a dump, and must be told again at the restore."""
+        return KEEP_FLAGS if self._may_keep and self._policy is not TcpPolicy.CLOSE else CLOSE_FLAGS
+
+    def check_dump(self, images: Mapping[str, Source]) -> None:
+        """Refuse a dump whose connections could not be restored as the policy wants.
+
+        Raises:
+            DumpError: one inside of the job could not be rebuilt here.
+            TornError: one was saved at two moments.
+        """
+        connections = self._survey(self._reader.inet_sockets(images), self.dump_flags)
+        if self.dump_flags == KEEP_FLAGS:
+            self._reader.check_untorn(images, connections)
+        else:
+            check_keepable(connections, DumpError)
+
+    @contextlib.contextmanager
+    def restoring(
+        self, images: Mapping[str, Source], flags: Sequence[str]
+    ) -> Iterator[tuple[dict[str, Source], list[str]]]:
+        """Yield the images as CRIU should be given them, and what to tell the user once that has worked.
+
+        Until the end of the context packets are dropped and closed connections reset, as the policy wants.
+
+        Args:
+            images: as they were dumped.
+            flags: `dump_flags` of the dump.
+
+        Raises:
+            RestoreError: a connection is to be rebuilt, and this process may not.
+        """
+        sockets = self._reader.inet_sockets(images)
+        connections = self._survey(sockets, flags)
+        if not self._may_keep:
+            check_keepable(connections, RestoreError)
+        with contextlib.ExitStack() as stack:
+            families = {c.only6 for c in connections if c.fate is Fate.RESET}
+            try:
+                peer = stack.enter_context(LostPeer(families))
+            except OSError as error:
+                raise RestoreError(
+                    f"connections to the outside cannot be closed: no loopback to do it on ({error})",
+                    hint="bring the loopback device up",
+                ) from error
+            ends = locked_ends(connections)
+            leftovers.clear(ends, listening_at(sockets))
+            lock(ends, stack)
+            yield (
+                self._reader.for_restore(images, Rewriter(connections, peer.ports)),
+                report(connections),
+            )
+
+    def _survey(self, sockets: Sequence[Any], flags: Sequence[str]) -> tuple[Connection, ...]:
+        return survey(sockets, self._policy, queues=tuple(flags) == KEEP_FLAGS)
+
+
+def lock(ends: Sequence[tuple[End, End]], stack: contextlib.ExitStack) -> None:
+    """Drop packets between `ends` until `stack` is closed; where the kernel cannot, CRIU has to win its race."""
+    if ends:
+        with contextlib.suppress(OSError):
+            stack.enter_context(PortLock(ends))
