@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptrun.core.config import TcpPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ckptrun.errors import DumpError, RestoreError
 
@@ -243,10 +243,10 @@ class Rewriter:
 
     Args:
         connections: what `survey` gave.
-        ports: where ckptrun resets connections, by the address family of the socket: IPv4, and IPv6 only.
+        ports: where ckptrun resets connections, in turn: those of ordinary sockets, and of those for IPv6 only.
     """
 
-    def __init__(self, connections: Iterable[Connection], ports: Mapping[bool, int]) -> None:
+    def __init__(self, connections: Iterable[Connection], ports: Mapping[bool, Sequence[int]]) -> None:
         self._fates = {c.ino: c for c in connections if c.fate is not Fate.KEPT}
         self._ports = ports
         self._numbers = iter(range(1, 1 << 16))
@@ -275,7 +275,8 @@ class Rewriter:
                 socket.IPPROTO_IP,
                 State.CLOSE,
             )  # an ordinary socket to CRIU: it connects it
-            entry.src_port, entry.dst_port = 1024 + number % 60000, self._ports[bool(entry.v6only)]
+            ports = self._ports[bool(entry.v6only)]
+            entry.src_port, entry.dst_port = 1024 + number % 60000, ports[number % len(ports)]
             _set(entry, "src", LOST, only6=entry.v6only)
             _set(entry, "dst", LOST, only6=entry.v6only)
         return True

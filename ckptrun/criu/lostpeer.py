@@ -1,43 +1,44 @@
-"""The other end of connections that come back closed: it accepts and resets them, while CRIU restores.
+"""The other end of connections that come back closed: CRIU connects to it at a restore, and it resets them all after.
 
 CRIU connects such sockets to it, as any client would (`connections`), so that they end as a connection ends whose
 peer was restarted: ECONNRESET for who reads, EPIPE for who writes, and whoever waits wakes up. No privilege is needed.
+
+Nothing is ever accepted: closing a listening socket resets what waits at it. To reset one before CRIU's `connect` has
+returned would fail the restore.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import struct
-import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ckptrun.criu.connections import LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Mapping
 
-_RESET = struct.pack("=ii", 1, 0)
-"""SO_LINGER on, zero seconds: closing sends a reset."""
+_LIMIT = Path("/proc/sys/net/core/somaxconn")
+_USUAL_LIMIT = 128
 
 
 class LostPeer:
     """Listens on loopback until it is closed.
 
     Args:
-        families: which sockets are to be reset, each once: False for ordinary ones, True for IPv6 only.
+        counts: how many sockets are to be reset: ordinary ones under False, those for IPv6 only under True.
 
     Raises:
         OSError: there is no loopback to listen on.
     """
 
-    def __init__(self, families: Collection[bool]) -> None:
-        self.ports: dict[bool, int] = {}
+    def __init__(self, counts: Mapping[bool, int]) -> None:
+        self.ports: dict[bool, list[int]] = {}
         self._listeners: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
+        limit = _most_waiting()
         try:
-            for only6 in families:
-                self.ports[only6] = self._listen(only6)
+            for only6, count in counts.items():
+                self.ports[only6] = [self._listen(only6, limit) for _ in range(0, count, limit)]
         except OSError:
             self.close()
             raise
@@ -49,34 +50,21 @@ class LostPeer:
         self.close()
 
     def close(self) -> None:
-        """Stop; what was accepted has been reset."""
-        for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
+        """Reset every connection."""
         for listener in self._listeners:
             listener.close()
 
-    def _listen(self, only6: bool) -> int:
-        family = socket.AF_INET6 if only6 else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+    def _listen(self, only6: bool, limit: int) -> int:
+        listener = socket.socket(socket.AF_INET6 if only6 else socket.AF_INET, socket.SOCK_STREAM)
         self._listeners.append(listener)
         listener.bind(("::1" if only6 else socket.inet_ntoa(LOST), 0))
-        listener.listen(socket.SOMAXCONN)
-        thread = threading.Thread(target=_reset_all, args=(listener,), name="lost peer", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        listener.listen(limit)
         return int(listener.getsockname()[1])
 
 
-def _reset_all(listener: socket.socket) -> None:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except ConnectionAbortedError:
-            continue
-        except OSError:
-            return
-        with connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+def _most_waiting() -> int:
+    """Return how many connections may wait at one socket."""
+    try:
+        return max(int(_LIMIT.read_text(encoding="ascii")), 1)
+    except (OSError, ValueError):
+        return _USUAL_LIMIT

@@ -6,6 +6,7 @@ Used by the checkpointer and the restorer, in their worker threads.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.config import TcpPolicy
@@ -88,9 +89,9 @@ class Network:
         if not self._may_keep:
             check_keepable(connections, RestoreError)
         with contextlib.ExitStack() as stack:
-            families = {c.only6 for c in connections if c.fate is Fate.RESET}
+            resets = Counter(c.only6 for c in connections if c.fate is Fate.RESET)
             try:
-                peer = stack.enter_context(LostPeer(families))
+                peer = stack.enter_context(LostPeer(resets))
             except OSError as error:
                 raise RestoreError(
                     f"connections to the outside cannot be closed: no loopback to do it on ({error})",

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,20 +141,27 @@ def test_connections_that_somebody_holds_are_no_leftovers(pair: Pair):
 
 
 @pytest.mark.parametrize("only6", [False, True])
-def test_who_connects_to_the_lost_peer_is_reset(only6: bool):
-    with LostPeer([only6]) as peer:
-        host = "::1" if only6 else socket.inet_ntoa(LOST)
-        with (
-            socket.create_connection((host, peer.ports[only6]), PATIENCE) as client,
-            pytest.raises(ConnectionResetError),
-        ):
+def test_who_connects_to_the_lost_peer_is_reset_when_it_closes(only6: bool):
+    host = "::1" if only6 else socket.inet_ntoa(LOST)
+    with LostPeer({only6: 1}) as peer:
+        (port,) = peer.ports[only6]
+        clients = [socket.create_connection((host, port), PATIENCE) for _ in range(20)]
+    for client in clients:
+        with client, pytest.raises(ConnectionResetError):
             client.recv(1)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, peer.ports[only6]), PATIENCE)
+        socket.create_connection((host, port), PATIENCE)
+
+
+def test_there_is_a_lost_peer_for_more_connections_than_may_wait_at_one_socket():
+    with LostPeer({False: 3 * 4096 + 1}) as peer:
+        assert len(set(peer.ports[False])) == len(peer.ports[False]) >= 1
+        limit = int(Path("/proc/sys/net/core/somaxconn").read_text())
+        assert len(peer.ports[False]) * limit > 3 * 4096
 
 
 def test_the_lost_peer_leaves_nothing_behind():
     before = descriptors()
     for _ in range(3):
-        LostPeer([False, True]).close()
+        LostPeer({False: 1, True: 1}).close()
     assert descriptors() == before
