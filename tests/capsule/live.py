@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import signal
+import struct
 import sys
 import tempfile
+import termios
 import threading
 import time
 from pathlib import Path
@@ -105,6 +108,15 @@ class Lines:
         """Wait for another line."""
         before = len(self.all)
         wait_until(lambda: len(self.all) > before + 1, seconds, "the job's next line")
+
+    def settled(self) -> None:
+        """Wait until everything that was written has been read; the writer must be stopped."""
+        seen = -1
+        while (
+            seen != len(self.all) or struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
+        ):
+            seen = len(self.all)
+            time.sleep(0.2)
 
     def ticks(self) -> list[tuple[int, float]]:
         """Return (counter, clock) of every tick so far."""

@@ -65,7 +65,7 @@ def test_a_job_counts_on_exactly_through_three_restores_while_it_forks(machine: 
         last_ticks: list[tuple[int, float]] = []
 
         def frozen(_: object, job: Job = job, last_ticks: list[tuple[int, float]] = last_ticks) -> None:
-            time.sleep(0.05)  # what was in the pipe has been read by now
+            job.out.settled()
             last_ticks.append(job.out.ticks()[-1])
 
         images = kept(job.dump(slot, frozen).images)

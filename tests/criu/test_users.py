@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become
 def test_an_ordinary_users_job_is_restored_twice_and_its_clock_goes_on(tmp_path: Path):
     os.chown(tmp_path, UID, UID)
     for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+        folder.chmod(folder.stat().st_mode | 0o055)
     as_user = [
         sys.executable,
         str(HERE.parent / "support" / "as_user.py"),

@@ -84,8 +84,7 @@ def python_for(user: int) -> str:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("provision")
     for parent in (folder, *folder.parents[:2]):  # pytest's folders are closed to other users
-        if parent != Path("/tmp"):
-            parent.chmod(0o755)
+        parent.chmod(parent.stat().st_mode | 0o055)
     return folder / "home"
 
 
