@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from catalogue import ENVIRONMENT as PACKAGES
 from catalogue import PROGRAMS, Place, Program
-from driving import alone, performance
+from performing import alone, performance
 from results import recorded
 from support.run import seed
 
