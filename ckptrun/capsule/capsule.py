@@ -7,12 +7,14 @@ thread and must only enqueue.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 START_SECONDS = 10.0
 END_SECONDS = 5.0
 """What init may take to end by itself; then it is killed."""
+CLEAR_PAUSE = 0.002
+"""Seconds between two looks whether killed processes have gone."""
 FIRST_HELPER_PID, LAST_HELPER_PID = 2, 299
 """PIDs inside the capsule that ckptrun's own programs take."""
 ROOT_PID = 1000
@@ -176,6 +180,21 @@ class Capsule:
         """Send a signal to a PID inside the capsule (negative: a process group)."""
         with contextlib.suppress(OSError):
             self._control.send(f"kill {pid} {sig}".encode())
+
+    def clear(self) -> None:
+        """End every process of the job, and return when what init said of their ends has been passed on.
+
+        Raises:
+            OSError: some would not end, or the capsule is gone.
+        """
+        deadline = time.monotonic() + END_SECONDS
+        while left := [p for p in map(pid_inside, self.host_pids()) if p and p > LAST_HELPER_PID]:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"the failed restore's processes do not end: {left}")
+            for pid in left:
+                self.kill(pid, signal.SIGKILL)
+            time.sleep(CLEAR_PAUSE)
+        self._ask("sync", [])  # init has reported what it reaped before it answers
 
     def host_pids(self) -> list[int]:
         """Return the PIDs, as this process sees them, of everything under init."""

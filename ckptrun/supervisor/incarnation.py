@@ -81,6 +81,7 @@ class Incarnation:
         self._job_pid: int | None = None
         self._condemned = False
         self._opened = False
+        self._restoring = False
         self.capsule: Capsule
 
     def open(self, helper: Helper, offsets: Offsets | None = None) -> None:
@@ -148,6 +149,30 @@ class Incarnation:
 
         return spawn
 
+    def restoring(self) -> None:
+        """Say that CRIU is to make the job root: until `restored`, its end is that of an attempt, not of the job."""
+        self._restoring = True
+
+    def again(self) -> None:
+        """Clear away what a failed attempt left, for the next one in the same capsule.
+
+        Raises:
+            RestoreError: it cannot be cleared.
+        """
+        try:
+            self.capsule.clear()
+        except OSError as error:
+            raise RestoreError(f"the restore could not be tried again: {error.strerror}") from error
+        self._status = None
+
+    def restored(self) -> None:
+        """Say that CRIU has made the job root: from now on its end is the job's; at once, if it has ended already."""
+        with self._lock:
+            self._restoring = False
+            over = self._status is not None
+        if over:
+            self.capsule.destroy()
+
     def make_live(self) -> None:
         """Say that the job runs: from now on its end is reported as the job's; at once, if it has ended already."""
         with self._lock:
@@ -208,7 +233,9 @@ class Incarnation:
         if pid == ROOT_PID:
             with self._lock:
                 self._status = status
-            self.capsule.destroy()
+                over = not self._restoring
+            if over:
+                self.capsule.destroy()
 
     def _stopped(self, pid: int) -> None:
         if pid == ROOT_PID:

@@ -5,6 +5,7 @@ Runs in a worker thread; answers each `RestoreJob` with RestoreSucceeded or Rest
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -196,24 +197,29 @@ class Restorer:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
             spawn = incarnation.spawn_criu(None)
             adopter = ROOT_PID if tools.reader.has_orphans(images.streams) else 0
+            retrying = functools.partial(self._retrying, incarnation)
+            incarnation.restoring()
             for pause in (*AGAIN_AFTER, None):
                 try:
                     with tools.network.restoring(images.streams, facts.criu_flags) as (streams, sentences):
                         request = engine.RestoreRequest(
-                            streams, facts.last_pid, inherit, facts.criu_flags, self._retrying, adopter
+                            streams, facts.last_pid, inherit, facts.criu_flags, retrying, adopter
                         )
                         engine.restore(place, request, spawn, RESTORE_SECONDS)
                     break
                 except engine.LostRaceError:
                     if pause is None or incarnation.ended.wait(pause):
                         raise
+                    incarnation.again()
                     engine.clean(folder)
+            incarnation.restored()
             for sentence in sentences:
                 tools.note(sentence)
         finally:
             tools.streams.wired()
 
-    def _retrying(self, why: str) -> None:
+    def _retrying(self, incarnation: Incarnation, why: str) -> None:
+        incarnation.again()
         self._retried = why
 
     def _prove(self, incarnation: Incarnation) -> None:

@@ -254,8 +254,11 @@ def test_a_redirected_output_has_every_line_once_after_a_kill(lab: Lab, mode: st
     both.write_text("before\n")
     with both.open(mode) as target:
         command = (sys.executable, JOBS / "count.py", "--steps", 120, "--talk", "--pause", 0.05)
-        run = lab.start(*command, options=OFTEN, stdout=target, stderr=subprocess.STDOUT)
-        run.commit(2)
+        run = lab.start(*command, stdout=target, stderr=subprocess.STDOUT)
+        run.checkpoint()
+        run.checkpoint()
+        size = both.stat().st_size
+        run.until("more output", lambda: both.stat().st_size > size)
         run.restored(run.kill_job)
         assert run.wait().code == 0
     printed = both.read_text().splitlines()
