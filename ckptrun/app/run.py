@@ -26,7 +26,7 @@ from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import pressure, privilege, requests, signals, workplace
 from ckptrun.supervisor.binaries import Binaries
-from ckptrun.supervisor.checkpointing import Checkpointer, Tools
+from ckptrun.supervisor.checkpointing import Checkpointer
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.machine import Machine, check_level
@@ -34,6 +34,7 @@ from ckptrun.supervisor.network import Network
 from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private_tmp
 from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
+from ckptrun.supervisor.tools import Tools
 from ckptrun.supervisor.vault import Vault
 from ckptrun.supervisor.watching import watcher
 from ckptrun.telemetry.events import FILE_NAME, EventLog

@@ -16,10 +16,10 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import spec as specs
+from ckptrun.capsule.processes import children, descendants, pid_inside
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
 if TYPE_CHECKING:
@@ -198,19 +198,19 @@ class Capsule:
 
     def host_pids(self) -> list[int]:
         """Return the PIDs, as this process sees them, of everything under init."""
-        return [] if self._reaped or not self.init_pid else _descendants(self.init_pid)
+        return [] if self._reaped or not self.init_pid else descendants(self.init_pid)
 
     def job_pids(self) -> list[int]:
         """Return the PIDs, as this process sees them, of the job root and all below it, the root first."""
         root = self.host_pid(ROOT_PID)
-        return [] if root is None else [root, *_descendants(root)]
+        return [] if root is None else [root, *descendants(root)]
 
     def strays(self) -> list[int]:
         """Return the PIDs inside of processes of the job that are no longer below its root: no dump would hold them.
 
         CRIU makes them at a restore, of daemons whose session leader has ended.
         """
-        inside = [] if self._reaped or not self.init_pid else map(pid_inside, _children(self.init_pid))
+        inside = [] if self._reaped or not self.init_pid else map(pid_inside, children(self.init_pid))
         return sorted(pid for pid in inside if pid and pid > LAST_HELPER_PID and pid != ROOT_PID)
 
     def host_pid(self, inside: int) -> int | None:
@@ -307,34 +307,6 @@ class Capsule:
         for running in leftovers:
             running.end(signal.SIGKILL)
         self._callbacks.gone()
-
-
-def _descendants(pid: int) -> list[int]:
-    """Return every process below `pid`, parents before children."""
-    found, at = [pid], 0
-    while at < len(found):
-        found += _children(found[at])
-        at += 1
-    return found[1:]
-
-
-def _children(pid: int) -> list[int]:
-    """Return a process's children; the kernel keeps the lists, so this is quick on a crowded machine too."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_bytes().split())
-    return found
-
-
-def pid_inside(host_pid: int) -> int | None:
-    """Return the innermost PID of a process, or None if it is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{host_pid}/status").read_bytes().splitlines():
-            if line.startswith(b"NSpid:"):
-                return int(line.split()[-1])
-    return None
 
 
 def _explain(failure: str) -> PermissionMissingError | MissingFeatureError:

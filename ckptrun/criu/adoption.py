@@ -1,6 +1,6 @@
 """Makes the job root adopt early: a child-subreaper while CRIU still restores it, before anybody of its tree ends.
 
-Used by `engine` only. docs/design/objects.md says why; the static helper does it.
+Used by `restoring` only. docs/design/objects.md says why; the static helper does it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The one moment at which a dump may end: CRIU's post-dump action asks, with the job stopped, and is answered here.
 
-Used by `engine` only. The static helper is the action: it connects, says that CRIU is done, and waits for a letter. It
+Used by `dumping` only. The static helper is the action: it connects, says that CRIU is done, and waits for a letter. It
 is told yes when every byte has been read and the caller's work inside the freeze is done, and no as soon as anything
 is wrong or the time is up. Either way the job runs on; after a no CRIU fails.
 """
@@ -18,8 +18,8 @@ from ckptrun.criu.stream import listen
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptrun.criu.engine import DumpRequest
-    from ckptrun.criu.stream import Capture
+    from ckptrun.criu.capture import Capture
+    from ckptrun.criu.dumping import DumpRequest
 
 ACTION_SOCKET = "action.sock"
 

@@ -1,6 +1,6 @@
 """A CRIU that can be run: where it is, how it is started, which version it is.
 
-Made by :mod:`ckptrun.criu.provision`, used by the engine. Also holds the private prefix: a relocatable folder
+Made by :mod:`ckptrun.criu.provision`, used by `engine`. Also holds the private prefix: a relocatable folder
 with CRIU, its C library and loader, and pycriu, so that a new CRIU runs on an old distribution. This module
 reads and seals such a folder; it knows nothing about how its files came there.
 """

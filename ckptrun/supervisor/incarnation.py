@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, pid_inside
+from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
 from ckptrun.capsule.helper import HIDDEN
+from ckptrun.capsule.processes import pid_inside
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
 from ckptrun.criu.available import oom_kills

@@ -17,7 +17,7 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
-from ckptrun.criu import engine
+from ckptrun.criu import engine, restoring
 from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError, UnfitError
 from ckptrun.journal import keep_tail, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ckptrun.capsule.helper import Helper
     from ckptrun.core.commands import RestoreJob
     from ckptrun.core.model import Source
-    from ckptrun.supervisor.checkpointing import Tools
     from ckptrun.supervisor.incarnation import Incarnation
+    from ckptrun.supervisor.tools import Tools
 
 AGAIN_AFTER = (0.1, 1.0, 2.0)
 """Seconds after which a restore whose connections the kernel got at first is tried again: unlocked, one in four is."""
@@ -202,12 +202,12 @@ class Restorer:
             for pause in (*AGAIN_AFTER, None):
                 try:
                     with tools.network.restoring(images.streams, facts.criu_flags) as (streams, sentences):
-                        request = engine.RestoreRequest(
+                        request = restoring.RestoreRequest(
                             streams, facts.last_pid, inherit, facts.criu_flags, retrying, adopter
                         )
-                        engine.restore(place, request, spawn, RESTORE_SECONDS)
+                        restoring.restore(place, request, spawn, RESTORE_SECONDS)
                     break
-                except engine.LostRaceError:
+                except restoring.LostRaceError:
                     if pause is None or incarnation.ended.wait(pause):
                         raise
                     incarnation.again()

@@ -22,7 +22,7 @@ import psutil
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, Running
 from ckptrun.capsule.spec import CapsuleSpec, Identity, Offsets, Program
-from ckptrun.criu import engine, provision
+from ckptrun.criu import dumping, engine, provision, restoring
 from ckptrun.criu.images import ImageReader
 from ckptrun.criu.staging import Extents, Slot
 
@@ -223,11 +223,13 @@ class Job(Box):
         identity: Identity | None = None,
         unprivileged: bool = False,
         spawn: engine.Spawn | None = None,
-    ) -> engine.DumpResult:
+    ) -> dumping.DumpResult:
         """Dump the job."""
         slot.used = 0
-        request = engine.DumpRequest(ROOT_PID, slot, [self.pipe, *external], max_freeze, frozen, hold)
-        return engine.dump(self.place(unprivileged=unprivileged), request, spawn or self.spawn_criu(identity))
+        request = dumping.DumpRequest(ROOT_PID, slot, [self.pipe, *external], max_freeze, frozen, hold)
+        return dumping.dump(
+            self.place(unprivileged=unprivileged), request, spawn or self.spawn_criu(identity)
+        )
 
     def restore(
         self,
@@ -241,13 +243,13 @@ class Job(Box):
         writer = self._output()
         last_pid = reader().last_pid(images)
         try:
-            request = engine.RestoreRequest(
+            request = restoring.RestoreRequest(
                 reader().for_restore(images),
                 last_pid,
                 {was.pipe: writer} | dict(inherit or {}),
                 adopter=ROOT_PID if reader().has_orphans(images) else 0,
             )
-            engine.restore(self.place(unprivileged=unprivileged), request, self.spawn_criu(), 60.0)
+            restoring.restore(self.place(unprivileged=unprivileged), request, self.spawn_criu(), 60.0)
         finally:
             os.close(writer)
 

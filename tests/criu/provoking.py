@@ -24,7 +24,7 @@ from provocations import DUMPS, PASSING, PRELUDE, RESTORES, DumpCase, RestoreCas
 
 from ckptrun.capsule.spec import Program
 from ckptrun.core.model import BytesSource
-from ckptrun.criu import engine, remedies
+from ckptrun.criu import dumping, engine, remedies, restoring
 from ckptrun.criu.connections import KEEP_FLAGS
 from ckptrun.errors import DumpError, RestoreError
 
@@ -109,7 +109,7 @@ class Dump:
             return job.capsule.spawn(Program(argv, env, "/", fds, pid=pid, deny_io_uring=case.filtered))
 
         self.slot = machine.slot()
-        request = engine.DumpRequest(
+        request = dumping.DumpRequest(
             case.root,
             self.slot,
             [job.pipe],
@@ -121,7 +121,7 @@ class Dump:
         )
         self.place = job.place()
         try:
-            self.result = engine.dump(self.place, request, changed)
+            self.result = dumping.dump(self.place, request, changed)
         except DumpError as error:
             self.error = error
 
@@ -168,11 +168,13 @@ class Restore:
 
         writer = self.job._output()
         self.place = self.job.place()
-        request = engine.RestoreRequest(
+        request = restoring.RestoreRequest(
             reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}, KEEP_FLAGS
         )
         try:
-            engine.restore(self.place, replace(request, retrying=self.retried.append), changed, case.patience)
+            restoring.restore(
+                self.place, replace(request, retrying=self.retried.append), changed, case.patience
+            )
         except RestoreError as error:
             self.error = error
             self.job.capsule.destroy()  # as every failed restore is ended, before what stood in its way is gone
@@ -200,7 +202,7 @@ def trimmed(log: Path, machine: Machine) -> str:
 def capture_all(folder: Path) -> None:
     """Write the log of every provocation that this machine lets happen into `folder`."""
     machine = Machine()
-    engine.GHOST_LIMIT = 1 << 20
+    dumping.GHOST_LIMIT = 1 << 20
     try:
         for name, case in {**DUMPS, **PASSING}.items():
             outside = Outside(machine)

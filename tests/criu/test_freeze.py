@@ -18,7 +18,8 @@ import psutil
 import pytest
 from live import COUNTER, MARK, PATIENCE, Job, descriptors, marked, wait_until
 
-from ckptrun.criu import engine, stream
+from ckptrun.criu import dumping, engine
+from ckptrun.criu.capture import Capture
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
@@ -86,16 +87,16 @@ def test_a_reader_that_dies_while_the_job_is_frozen(machine: Machine, monkeypatc
     job, slot = counting(machine, BIG), machine.slot()
     drained = 0
 
-    def dying(capture: stream.Capture, fd: int) -> bool:
+    def dying(capture: Capture, fd: int) -> bool:
         nonlocal drained
         drained += 1
         if drained == 25:
             raise MemoryError("injected")
         return whole(capture, fd)
 
-    whole = stream.Capture._drain
+    whole = Capture._drain
     with monkeypatch.context() as patched:
-        patched.setattr(stream.Capture, "_drain", dying)
+        patched.setattr(Capture, "_drain", dying)
         assert "injected" in failure(job, slot)
     assert longest_pause(job) < 2
     unharmed(job, slot)
@@ -178,7 +179,7 @@ def kill_criu(job: Job, slot: Slot, monkeypatch: pytest.MonkeyPatch, moment: str
             kill()
         return criu[0]
 
-    def announce(capture: stream.Capture, poll: object) -> bool:
+    def announce(capture: Capture, poll: object) -> bool:
         more = whole(capture, poll)  # type: ignore[arg-type]
         name = next(reversed(capture.images), "")
         if name.startswith(moment):
@@ -189,9 +190,9 @@ def kill_criu(job: Job, slot: Slot, monkeypatch: pytest.MonkeyPatch, moment: str
         if moment == "post-dump":
             kill()
 
-    whole = stream.Capture._announce
+    whole = Capture._announce
     with monkeypatch.context() as patched:
-        patched.setattr(stream.Capture, "_announce", announce)
+        patched.setattr(Capture, "_announce", announce)
         assert "killed by signal 9" in failure(job, slot, spawn=spawn, frozen=frozen)
 
 
@@ -385,15 +386,15 @@ def test_an_image_thawed_before_it_is_read_would_be_torn(machine: Machine, monke
     capacity = slot.capacity
     job.out.find("pass")
 
-    def no_wait(_capture: stream.Capture, _timeout: float) -> bool:
+    def no_wait(_capture: Capture, _timeout: float) -> bool:
         return True
 
-    def little_by_little(capture: stream.Capture, fd: int) -> bool:
+    def little_by_little(capture: Capture, fd: int) -> bool:
         slot.capacity = capacity if slot.used < 60 << 20 else slot.used + (64 << 10)
         time.sleep(0.001)
         return whole(capture, fd)
 
-    def to_the_end(capture: stream.Capture, poll: select.poll) -> bool:
+    def to_the_end(capture: Capture, poll: select.poll) -> bool:
         if announce(capture, poll):
             return True
         poll.unregister(capture._socket)  # CRIU has closed it; there is more in the pipes
@@ -404,16 +405,16 @@ def test_an_image_thawed_before_it_is_read_would_be_torn(machine: Machine, monke
         captures[-1]._settled.wait(10)
         return code
 
-    def start(capture: stream.Capture) -> None:
+    def start(capture: Capture) -> None:
         captures.append(capture)
         begin(capture)
 
-    captures: list[stream.Capture] = []
-    whole, announce, begin = stream.Capture._drain, stream.Capture._announce, stream.Capture.start
-    plain_wait = engine._wait_for_dump
-    monkeypatch.setattr(stream.Capture, "wait", no_wait)
-    monkeypatch.setattr(stream.Capture, "_drain", little_by_little)
-    monkeypatch.setattr(stream.Capture, "start", start)
-    monkeypatch.setattr(stream.Capture, "_announce", to_the_end)
-    monkeypatch.setattr(engine, "_wait_for_dump", wait_for_dump)
+    captures: list[Capture] = []
+    whole, announce, begin = Capture._drain, Capture._announce, Capture.start
+    plain_wait = dumping._wait_for_dump
+    monkeypatch.setattr(Capture, "wait", no_wait)
+    monkeypatch.setattr(Capture, "_drain", little_by_little)
+    monkeypatch.setattr(Capture, "start", start)
+    monkeypatch.setattr(Capture, "_announce", to_the_end)
+    monkeypatch.setattr(dumping, "_wait_for_dump", wait_for_dump)
     assert not all(consistent(job.dump(slot).images) for _ in range(8))

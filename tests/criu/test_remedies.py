@@ -10,7 +10,7 @@ import pytest
 from provocations import DUMPS, PASSING, RESTORES, DumpCase
 from provoking import Dump, NotPossibleError, Outside, Restore, started
 
-from ckptrun.criu import engine, remedies
+from ckptrun.criu import dumping, remedies
 from ckptrun.criu.remedies.procfacts import findings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def expect_evidence(finding: remedies.Finding, wanted: tuple[str, ...], host_pid
 def test_what_cannot_be_dumped_is_named(
     machine: Machine, outside: Outside, name: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engine, "GHOST_LIMIT", 1 << 20)
+    monkeypatch.setattr(dumping, "GHOST_LIMIT", 1 << 20)
     case = DUMPS.get(name) or PASSING[name]
     job = begun(machine, case, outside)
     dump = Dump(machine, job, case)
@@ -180,7 +180,7 @@ def test_what_passes_by_itself_is_tried_again(
         os.kill(job.capsule.host_pid(1001) or 0, signal.SIGUSR1)
         job.out.find("accepted")
 
-    monkeypatch.setattr(engine.time, "sleep", pause)
+    monkeypatch.setattr(dumping.time, "sleep", pause)
     dump = Dump(machine, job, WAITING)
     assert dump.error is None
     assert len(dump.retried) == 1
@@ -190,7 +190,7 @@ def test_what_passes_by_itself_is_tried_again(
 def test_a_large_removed_file_is_dumped_at_the_second_try(
     machine: Machine, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engine, "GHOST_LIMIT", 1 << 20)
+    monkeypatch.setattr(dumping, "GHOST_LIMIT", 1 << 20)
     case = PASSING["ghost-limit"]
     dump = Dump(machine, begun(machine, case, outside), case)
     assert dump.error is None
@@ -201,7 +201,7 @@ def test_a_large_removed_file_is_dumped_at_the_second_try(
 def test_a_failed_try_leaves_nothing_in_staging(
     machine: Machine, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engine, "GHOST_LIMIT", 1 << 20)
+    monkeypatch.setattr(dumping, "GHOST_LIMIT", 1 << 20)
     case = PASSING["ghost-limit"]
     job = begun(machine, case, outside)
     dump = Dump(machine, job, case)

@@ -13,7 +13,7 @@ import pytest
 from live import COUNTER, Job, descriptors, reader, wait_until
 
 from ckptrun.core.model import BytesSource
-from ckptrun.criu import engine
+from ckptrun.criu import restoring
 from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
@@ -133,10 +133,10 @@ def test_a_daemon_that_a_restore_puts_outside_the_tree_is_named(machine: Machine
     was, images = dumped(machine, DAEMON.replace("SETSID", "os.setsid()"))
     job = machine.job()
     writer = job._output()
-    request = engine.RestoreRequest(
+    request = restoring.RestoreRequest(
         reader().for_restore(images), reader().last_pid(images), {was.pipe: writer}
     )
-    engine.restore(job.place(), request, job.spawn_criu(), 60.0)
+    restoring.restore(job.place(), request, job.spawn_criu(), 60.0)
     os.close(writer)
     job.out.goes_on()
     assert job.capsule.strays() == [1003], (
@@ -186,9 +186,9 @@ def test_a_truncated_image_is_a_restore_error_and_leaves_nothing_running(machine
     job = machine.job()
     bad = short(images, prefix)
     writer = job._output()
-    request = engine.RestoreRequest(bad, 2000, {was.pipe: writer})
+    request = restoring.RestoreRequest(bad, 2000, {was.pipe: writer})
     with pytest.raises(RestoreError):
-        engine.restore(job.place(), request, job.spawn_criu(), 20.0)
+        restoring.restore(job.place(), request, job.spawn_criu(), 20.0)
     os.close(writer)
     job.capsule.destroy()
     assert job.capsule.host_pids() == []
@@ -229,9 +229,9 @@ def test_a_source_that_never_answers_is_given_up_after_the_timeout(machine: Mach
     job = machine.job()
     writer = job._output()
     threading.Timer(2.0, released.set).start()
-    request = engine.RestoreRequest(images, 2000, {was.pipe: writer})
+    request = restoring.RestoreRequest(images, 2000, {was.pipe: writer})
     with pytest.raises(RestoreError, match="within 1 s"):
-        engine.restore(job.place(), request, job.spawn_criu(), 1.0)
+        restoring.restore(job.place(), request, job.spawn_criu(), 1.0)
     os.close(writer)
     job.capsule.destroy()
     assert job.capsule.host_pids() == []

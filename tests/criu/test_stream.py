@@ -15,8 +15,9 @@ import pytest
 from live import descriptors, wait_until
 
 from ckptrun.core.model import BytesSource
+from ckptrun.criu.capture import CAPTURE_SOCKET, Capture
+from ckptrun.criu.serve import SERVE_SOCKET, Serve
 from ckptrun.criu.staging import MIB, Slot
-from ckptrun.criu.stream import CAPTURE_SOCKET, SERVE_SOCKET, Capture, Serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

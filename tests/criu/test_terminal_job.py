@@ -12,7 +12,7 @@ from live import COUNTER, PYTHON, Job, Lines, reader, wait_until
 
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.model import BytesSource
-from ckptrun.criu import engine
+from ckptrun.criu import dumping, restoring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,15 +68,15 @@ class Screen(Job):
     def again(self, images: Mapping[str, Source], was: Screen) -> None:
         fds = self.pipes()
         inherit = dict(zip(was.names, fds.values(), strict=True))
-        request = engine.RestoreRequest(reader().for_restore(images), reader().last_pid(images), inherit)
-        engine.restore(self.place(), request, self.spawn_criu(), 30.0)
+        request = restoring.RestoreRequest(reader().for_restore(images), reader().last_pid(images), inherit)
+        restoring.restore(self.place(), request, self.spawn_criu(), 30.0)
         for fd in fds.values():
             os.close(fd)
 
     def capture(self, machine: Machine) -> dict[str, Source]:
         slot = machine.slot()
-        request = engine.DumpRequest(ROOT_PID, slot, self.names, 20.0, lambda _: None)
-        images = engine.dump(self.place(), request, self.spawn_criu()).images
+        request = dumping.DumpRequest(ROOT_PID, slot, self.names, 20.0, lambda _: None)
+        images = dumping.dump(self.place(), request, self.spawn_criu()).images
         return {name: BytesSource(b"".join(map(bytes, e.pieces()))) for name, e in images.items()}
 
 

@@ -27,19 +27,17 @@ pytestmark = pytest.mark.slow
 JOB = (sys.executable, Path(__file__).with_name("chain.py"))
 OFTEN = ("--interval", "0.3s")
 
-CHECKPOINTING = "ckptrun.supervisor.checkpointing"
-CRIU = "ckptrun.criu.engine"
-STREAM = "ckptrun.criu.stream"
+CAPTURE = "ckptrun.criu.capture:Capture"
 STORE = "ckptrun.store"
 
 FREEZE = [
-    Fault(f"{CRIU}:dump"),
+    Fault("ckptrun.criu.dumping:dump"),
     Fault("ckptrun.journal:Journal.prepare", "after"),
     Fault("ckptrun.capsule.capsule:Capsule.spawn", "after", about="dump"),
-    Fault(f"{STREAM}:Capture._announce"),
-    Fault(f"{STREAM}:Capture._drain"),
-    Fault(f"{STREAM}:Capture._drain", nth=30),
-    Fault(f"{STREAM}:Capture.wait", "after"),
+    Fault(f"{CAPTURE}._announce"),
+    Fault(f"{CAPTURE}._drain"),
+    Fault(f"{CAPTURE}._drain", nth=30),
+    Fault(f"{CAPTURE}.wait", "after"),
     Fault("ckptrun.capsule.streams:Streams.freeze", "after"),
     Fault("ckptrun.journal:Journal.capture"),
     Fault("ckptrun.journal:Journal.capture", "after"),
@@ -50,7 +48,7 @@ FREEZE = [
 STAGING = [
     Fault("ckptrun.criu.staging:Slot.populate"),
     Fault("ckptrun.journal:Journal.seal", "after"),
-    Fault(f"{CHECKPOINTING}:_Attempt._staged", "after"),
+    Fault("ckptrun.supervisor.attempt:Attempt._staged", "after"),
     Fault("ckptrun.supervisor.staged:LocalCopies.add", "after"),
     Fault("ckptrun.supervisor.staged:LocalCopies.drop"),
     Fault("ckptrun.supervisor.staged:LocalCopies.drop", "after"),
@@ -146,8 +144,8 @@ RESTORE = [
     Fault("ckptrun.supervisor.restoring:rollback", commits=0),
     Fault("ckptrun.supervisor.restoring:rollback", "after", commits=0),
     Fault("ckptrun.supervisor.incarnation:Incarnation.open", "after", commits=0),
-    Fault(f"{STREAM}:Serve._answer", nth=5, commits=0),
-    Fault(f"{CRIU}:restore", "after", commits=0),
+    Fault("ckptrun.criu.serve:Serve._answer", nth=5, commits=0),
+    Fault("ckptrun.criu.restoring:restore", "after", commits=0),
 ]
 
 

@@ -128,11 +128,11 @@ def test_a_big_job_that_no_dump_can_be_quick_enough_for_ends_with_its_own_result
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault("ckptrun.criu.stream:Capture._drain", nth=20, act=RAISE),
-        Fault("ckptrun.criu.stream:Capture._announce", nth=5, act=RAISE),
+        Fault("ckptrun.criu.capture:Capture._drain", nth=20, act=RAISE),
+        Fault("ckptrun.criu.capture:Capture._announce", nth=5, act=RAISE),
         Fault("ckptrun.journal:Journal.capture", act=RAISE),
         Fault("ckptrun.capsule.streams:Streams.freeze", act=RAISE),
-        Fault("ckptrun.supervisor.checkpointing:_Attempt._staged", act=RAISE),
+        Fault("ckptrun.supervisor.attempt:Attempt._staged", act=RAISE),
         Fault("ckptrun.store.writing:Writing._place", act=RAISE),
     ],
     ids=str,

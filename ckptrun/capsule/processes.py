@@ -1,0 +1,34 @@
+"""Reads process trees from /proc, in PIDs as this process sees them; what goes meanwhile is left out."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+
+def descendants(pid: int) -> list[int]:
+    """Return every process below `pid`, parents before children."""
+    found, at = [pid], 0
+    while at < len(found):
+        found += children(found[at])
+        at += 1
+    return found[1:]
+
+
+def children(pid: int) -> list[int]:
+    """Return a process's children; the kernel keeps the lists, so this is quick on a crowded machine too."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_bytes().split())
+    return found
+
+
+def pid_inside(host_pid: int) -> int | None:
+    """Return the innermost PID of a process, or None if it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{host_pid}/status").read_bytes().splitlines():
+            if line.startswith(b"NSpid:"):
+                return int(line.split()[-1])
+    return None

@@ -1,0 +1,52 @@
+"""What every dump and restore of a run uses, and the logs that they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckptrun.capsule.streams import Streams
+    from ckptrun.core.events import Event
+    from ckptrun.criu.images import ImageReader
+    from ckptrun.criu.program import Criu
+    from ckptrun.journal import Journal
+    from ckptrun.supervisor.binaries import Binaries
+    from ckptrun.supervisor.machine import Machine
+    from ckptrun.supervisor.network import Network
+    from ckptrun.supervisor.privilege import Privilege
+
+KEPT_LOGS = 8
+"""CRIU logs of failed operations kept per lineage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every dump and restore of a run uses."""
+
+    criu: Criu
+    reader: ImageReader
+    network: Network
+    privilege: Privilege
+    streams: Streams
+    journal: Journal
+    machine: Machine
+    binaries: Binaries
+    workplace: Path
+    logs: Path
+    post: Callable[[Event], None]
+    note: Callable[[str], None]
+
+    def keep_log(self, operation: str, checkpoint: str) -> None:
+        """Keep CRIU's log of a failed operation, a few of the newest: ``ckptrun explain`` reads them."""
+        log = self.workplace / operation / f"{operation}.log"
+        with contextlib.suppress(OSError):
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(log, self.logs / f"{operation}-{checkpoint}.log")
+            for old in sorted(self.logs.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
+                old.unlink()
