@@ -76,15 +76,15 @@ class DumpRequest:
     retrying: Callable[[str], None] = lambda _: None
 
 
-class _KnownDumpError(DumpError):
-    """A dump failed for a reason that the table knows."""
+class KnownDumpError(DumpError):
+    """A dump failed for a reason that the table knows; `DumpRequest.frozen` may raise it, too."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.cause, hint=finding.remedy.remedy)
         self.finding = finding
 
 
-class BusyError(_KnownDumpError):
+class BusyError(KnownDumpError):
     """A connection was doing what cannot be saved, twice; without those that wait to be accepted it may do."""
 
 
@@ -100,7 +100,7 @@ def dump(place: Place, request: DumpRequest, spawn: Spawn) -> DumpResult:
     before = request.slot.used
     try:
         return _dump(place, request, spawn)
-    except _KnownDumpError as error:
+    except KnownDumpError as error:
         retry = error.finding.remedy.retry
         if retry is None or request.dead():
             raise
@@ -203,7 +203,7 @@ def _dump_error(place: Place, code: int | None, action: PostDump, request: DumpR
         )
     log = place.folder / "dump.log"
     if (finding := remedies.finding_of(log, request.pids())) is not None:
-        kind = BusyError if finding.remedy.name in _BUSY else _KnownDumpError
+        kind = BusyError if finding.remedy.name in _BUSY else KnownDumpError
         return kind(finding)
     return DumpError(remedies.sentence(log, engine.ended(code)))
 

@@ -194,7 +194,7 @@ class Attempt:
         tools, incarnation = self._tools, self._incarnation
         pids = incarnation.pids()
         if (loss := remedies.silent_loss(pids)) is not None:
-            raise DumpError(loss.cause, hint=loss.remedy.remedy)
+            raise dumping.KnownDumpError(loss)
         position = tools.streams.freeze()
         files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic

@@ -59,6 +59,7 @@ FROM_SOURCE = {
 ONLY_IN_PROC = {
     *("seccomp-user", "cuda-libraries"),
     *("zombie-status", "orphan-below-subreaper", "semaphore-eventfd"),  # provoked in tests/e2e/test_losses.py
+    *("sysv-semaphores", "sysv-queue", "unread-watch"),  # in test_sysv.py and test_watches.py there
 }
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from jobs import count, family
-from support import as_user
-from support.run import Lab
+from support.as_user import NOBODY, UNNAMED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from support.run import Lab
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,44 +21,18 @@ pytestmark = [
 
 JOBS = Path(__file__).parent / "jobs"
 OFTEN = ("--interval", "0.5s")
-NOBODY = 65534
-UNNAMED = 64321
-"""A user id that no machine has a name for."""
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user may enter: pytest's own are root's."""
-    folder = Path(tempfile.mkdtemp(prefix="lab-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def give(lab: Lab, uid: int) -> None:
-    for path in (lab.folder, lab.work, lab.home):
-        os.chown(path, uid, uid)
+def sudo(sudo: Lab) -> Lab:
+    sudo.options = OFTEN
+    return sudo
 
 
 @pytest.fixture
-def sudo(open_folder: Path) -> Iterator[Lab]:
-    environment = {"SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY), "SUDO_USER": "nobody"}
-    prefix = as_user.command(0, 0, open_folder / "home")
-    with Lab(open_folder, prefix=prefix, environment=environment, options=OFTEN) as lab:
-        give(lab, NOBODY)
-        yield lab
-        lab.close()
-        lab.expect_nothing_left()
-
-
-@pytest.fixture
-def ordinary(open_folder: Path) -> Iterator[Lab]:
-    prefix = as_user.command(UNNAMED, UNNAMED, open_folder / "home")
-    with Lab(open_folder, prefix=prefix, options=OFTEN) as lab:
-        give(lab, UNNAMED)
-        yield lab
-        lab.close()
-        lab.expect_nothing_left()
+def ordinary(ordinary: Lab) -> Lab:
+    ordinary.options = OFTEN
+    return ordinary
 
 
 WHO = "import os, pwd; print(os.getuid(), os.getgid(), os.environ['HOME'], os.environ['USER'])"

@@ -16,6 +16,10 @@ import stat
 import sys
 from pathlib import Path
 
+NOBODY = 65534
+UNNAMED = 64321
+"""A user id that no machine has a name for."""
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18

@@ -108,8 +108,8 @@ DESCRIPTORS = (
     entry(
         "overlay-watch",
         r"Can't dump that handle|Can't find suitable path for handle",
-        "{who} watches a file{at} on a filesystem that does not tell CRIU its name (an overlay)",
-        "watch one on another filesystem",
+        "{who} watches a file{at} whose name CRIU cannot learn: it is on an overlay, or ckptrun is an ordinary user's",
+        "watch one on another filesystem, or in TMPDIR; as an ordinary user, run ckptrun with sudo",
         owned=True,
     ),
     # Files and mounts.
@@ -182,6 +182,18 @@ DESCRIPTORS = (
         r"Task (?P<pid>\d+) with SysVIPC shmem map",
         "{who} uses System V shared memory{at}, which belongs to the whole machine",
         "use multiprocessing.shared_memory or mmap",
+    ),
+    entry(
+        "sysv-semaphores",
+        None,
+        "{who} uses System V semaphores{at}, which belong to the whole machine and are not saved",
+        "use those of multiprocessing or POSIX (sem_open), and remove these before a checkpoint",
+    ),
+    entry(
+        "sysv-queue",
+        None,
+        "{who} uses a System V message queue{at}, which belongs to the whole machine and is not saved",
+        "use a pipe, a Unix socket or multiprocessing.Queue, and remove the queue before a checkpoint",
     ),
     entry(
         "device-memory",

@@ -19,6 +19,7 @@ from ckptrun.criu.remedies.processes import (
     processes,
     socket_inode,
 )
+from ckptrun.criu.remedies.silent import silent_loss
 from ckptrun.criu.remedies.table import BY_NAME
 from ckptrun.criu.remedies.unixpeers import unix_sockets
 
@@ -143,6 +144,9 @@ def findings(host_pids: Sequence[int]) -> list[Finding]:
         found += _of_status(process)
         found += _of_namespaces(process, tree[0])
         found += _of_mappings(process, device_open=any(f.remedy.name == "nvidia-device" for f in found))
+    lost = silent_loss(host_pids)
+    if lost is not None and all(finding.remedy is not lost.remedy for finding in found):
+        found.append(lost)
     return found
 
 

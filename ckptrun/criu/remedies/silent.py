@@ -5,19 +5,28 @@ Called by the supervisor inside the freeze, when nothing changes any more. A che
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
 import re
+import sys
+import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.criu.remedies.model import Finding
 from ckptrun.criu.remedies.processes import Process, process_of
+from ckptrun.criu.remedies.sysv import used_by
 from ckptrun.criu.remedies.table import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SEMAPHORE = re.compile(r"^eventfd-semaphore:\s*1$", re.MULTILINE)
+_WATCHES = {"anon_inode:inotify", "anon_inode:[fanotify]"}
+_PIDFD_GETFD = 438
+_LIBC = ctypes.CDLL(None)
 _HIGHEST_CODE = 127
 """CRIU's restore_one_zombie() ends a zombie with the lower seven bits of its code."""
 _CODE_FIELD = 49
@@ -48,8 +57,10 @@ def silent_loss(host_pids: Sequence[int]) -> Finding | None:
             return _finding(stat.host_pid, host_pids[0], "zombie-status")
         if _lost_session(stat, stats, host_pids[0]):
             return _finding(stat.host_pid, host_pids[0], "orphan-below-subreaper")
-        if (fd := _semaphore(stat.host_pid)) is not None:
-            return _finding(stat.host_pid, host_pids[0], "semaphore-eventfd", fd)
+        if (lost := _lost_descriptor(stat.host_pid)) is not None:
+            return _finding(stat.host_pid, host_pids[0], *lost)
+    for used in used_by(stats):
+        return _finding(used.host_pid, host_pids[0], used.remedy, path=used.label)
     return None
 
 
@@ -73,16 +84,35 @@ def _lost_session(stat: _Stat, stats: dict[int, _Stat], root: int) -> bool:
     return True
 
 
-def _semaphore(host_pid: int) -> int | None:
+def _lost_descriptor(host_pid: int) -> tuple[str, int] | None:
+    """Return the entry of a descriptor that is not restored as it is, and its number."""
     process = Process(host_pid, 0, "")
     for fd, link in process.descriptors():
         if link == "anon_inode:[eventfd]" and _SEMAPHORE.search(process.read(f"fdinfo/{fd}")):
-            return fd
+            return "semaphore-eventfd", fd
+        if link in _WATCHES and _unread(host_pid, fd):
+            return "unread-watch", fd
     return None
 
 
-def _finding(host_pid: int, root: int, name: str, fd: int = -1) -> Finding | None:
+def _unread(host_pid: int, fd: int) -> int:
+    """Return how many bytes wait to be read at a descriptor of another process; 0 if that is not permitted."""
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(host_pid)
+        try:
+            same = _LIBC.syscall(_PIDFD_GETFD, process, fd, 0)
+        finally:
+            os.close(process)
+        if same >= 0:
+            try:
+                return int.from_bytes(fcntl.ioctl(same, termios.FIONREAD, bytes(4)), sys.byteorder)
+            finally:
+                os.close(same)
+    return 0
+
+
+def _finding(host_pid: int, root: int, name: str, fd: int = -1, path: str = "") -> Finding | None:
     process = process_of(host_pid, root)
     if process is None:
         return None
-    return Finding(BY_NAME[name], "", process.pid, host_pid, process.program, fd)
+    return Finding(BY_NAME[name], "", process.pid, host_pid, process.program, fd, path)

@@ -91,7 +91,7 @@ TASKS = (
         "foreign-limits",
         r"Can't get rlimit \d+",
         "{who} belongs to another user, whose limits may not be read",
-        "run ckptrun as that user, or give it SYS_RESOURCE",
+        "let the whole job be one user and run ckptrun as that user, or give it SYS_RESOURCE",
     ),
     entry(
         "dirty-tracking",
@@ -143,5 +143,12 @@ TASKS = (
         None,
         "{who} holds an eventfd in semaphore mode{at}, which CRIU restores as a plain one",
         "use a pipe or an ordinary eventfd",
+    ),
+    entry(
+        "unread-watch",
+        None,
+        "{who} has not read all events of an inotify or fanotify descriptor{at} yet, and CRIU would drop them",
+        "let it read on, or close what it does not read; the checkpoint after that will do",
+        retry=AGAIN,
     ),
 )
