@@ -184,7 +184,7 @@ class _Run:
             settings.run_dir / "aside",
             settings.state_dir / "helpers",
             private_tmp,
-            (str(settings.state_dir),),
+            (str(settings.state_dir), str(place)),
         )
 
         def fetch(checkpoint: str, local: bool) -> Images:

@@ -83,6 +83,15 @@ def test_two_kills_without_a_commit_between_them_restore_the_same_checkpoint_twi
     assert (result.code, result.out) == (0, f"{count.result(100)}\n"), result.err
 
 
+def test_what_criu_writes_inside_the_job_is_not_taken_for_the_jobs(lab: Lab):
+    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 100, "--pause", 0.03)
+    run.checkpoint()
+    run.restored(run.kill_job)  # the restored processes themselves write the end of CRIU's log
+    run.restored(run.kill_job)
+    result = run.wait()
+    assert "restore.log" not in result.err
+
+
 def test_a_job_of_several_processes_survives_kill_after_kill(lab: Lab):
     run = lab.start(sys.executable, JOBS / "family.py", 3, 250, 0.02, options=OFTEN)
     for _ in range(3):
