@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import socket
 import sys
-import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from jobs import blocks
-from support import as_user
-from support.run import Lab
+from support.talking import ECHO_CLIENT, HALF, WAIT, echo, never_answer, outside, restored_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.run import Run
+    from support.run import Lab
 
 pytestmark = pytest.mark.slow
 
 JOBS = Path(__file__).parent / "jobs"
 OFTEN = ("--interval", "0.4s")
-WAIT = """
-import os, sys, time
-def wait_for(name):
-    while not os.path.exists(name): time.sleep(0.01)
-def say(*words): print(*words, flush=True)
-"""
-"""What jobs that are told when to go on begin with."""
 
 
 def own_address() -> str:
@@ -43,61 +28,6 @@ def own_address() -> str:
         except OSError:
             pytest.skip("this machine has no address but loopback")
         return str(probe.getsockname()[0])
-
-
-class Outside:
-    """A server that is no part of the job: `serve` talks to each client in a thread of its own."""
-
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
-        self.accepted = 0
-        self._serve = serve
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.accepted += 1
-                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            self._serve(connection)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-@contextlib.contextmanager
-def outside(serve: Callable[[socket.socket], None]) -> Iterator[Outside]:
-    server = Outside(serve)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(4096):
-        connection.sendall(data)
-
-
-def never_answer(connection: socket.socket) -> None:
-    while connection.recv(4096):
-        pass
-
-
-def restored_at(lab: Lab, script: str, mark: str, *options: str) -> Run:
-    """Run `script` until it says `mark`, take a checkpoint there, and restore it; it waits for the file `go`."""
-    run = lab.start(sys.executable, "-c", WAIT + script, options=options)
-    run.prints(mark)
-    run.checkpoint()
-    run.restored(run.kill_job)
-    (lab.work / "go").touch()
-    return run
 
 
 def outcome(count: int) -> list[str]:
@@ -128,31 +58,6 @@ def test_ten_restores_in_a_row_of_a_connection_inside_the_job_are_exact(lab: Lab
     assert result.code == 0, result.err
     assert sorted(result.out.splitlines()) == outcome(count)
     assert len(lab.events("job-restored")) == 10
-
-
-ECHO_CLIENT = """
-import socket
-def connect(): return socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-def fail(): raise ConnectionError("an end of file")
-connection, lost = connect(), []
-for number in range(300):
-    line = b"%d\\n" % number
-    while True:
-        try:
-            connection.sendall(line)
-            answer = b""
-            while not answer.endswith(b"\\n"):
-                answer += connection.recv(100) or fail()
-        except OSError as error:
-            lost.append(type(error).__name__)
-            connection.close()
-            connection = connect()
-        else:
-            break
-    assert answer == line, (answer, line)
-    time.sleep(0.01)
-say("lost", *lost)
-"""
 
 
 def test_a_client_of_a_server_outside_reconnects_and_finishes(lab: Lab):
@@ -259,23 +164,6 @@ def test_a_connection_inside_the_job_that_nobody_has_accepted_is_reset_not_lost(
         result.err
     )
     assert "1 connection inside the job came back closed: 127.0.0.1:" in result.err
-
-
-HALF = """
-import socket
-listener = socket.create_server(("127.0.0.1", 0))
-client = socket.create_connection(listener.getsockname())
-server, _ = listener.accept()
-client.sendall(b"question")
-client.shutdown(socket.SHUT_WR)
-say("asked")
-wait_for("go")
-data = b""
-while part := server.recv(3): data += part
-server.sendall(data.upper())
-server.close()
-say(client.recv(100), client.recv(100))
-"""
 
 
 def test_a_connection_closed_one_way_inside_the_job_goes_on_the_other_way(lab: Lab):
@@ -407,64 +295,6 @@ def test_processes_of_a_job_go_on_talking_after_restores(lab: Lab, script: str, 
         run.restored(run.kill_job)
     result = run.wait()
     assert (result.code, result.out) == (0, f"{last}\n"), result.err
-
-
-NOBODY = 64322
-"""A user id that no machine has a name for."""
-
-
-@pytest.fixture
-def ordinary() -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
-    folder = Path(tempfile.mkdtemp(prefix="lab-"))  # pytest's own are root's
-    folder.chmod(0o755)
-    prefix = as_user.command(NOBODY, NOBODY, folder / "home")
-    with Lab(folder, prefix=prefix, options=("--interval", "off")) as lab:
-        for path in (lab.folder, lab.work, lab.home):
-            os.chown(path, NOBODY, NOBODY)
-        yield lab
-        lab.close()
-        lab.expect_nothing_left()
-    shutil.rmtree(folder)
-
-
-def test_an_ordinary_users_client_of_a_server_outside_reconnects_and_finishes(ordinary: Lab):
-    with outside(echo) as server:
-        run = ordinary.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port, options=OFTEN)
-        for _ in range(2):
-            run.commit()
-            run.restored(run.kill_job)
-        result = run.wait()
-        assert (result.code, result.out) == (0, "lost ConnectionResetError ConnectionResetError\n"), (
-            result.err
-        )
-    assert "1 connection to the outside came back closed" in result.err
-
-
-def test_an_ordinary_users_connection_inside_the_job_is_refused_by_name(ordinary: Lab):
-    run = ordinary.start(sys.executable, "-c", WAIT + HALF, options=OFTEN)
-    run.prints("asked")
-    run.says("which only root with NET_ADMIN can rebuild")
-    (ordinary.work / "go").touch()
-    result = run.wait()
-    assert (result.code, result.out) == (0, "asked\nb'QUESTION' b''\n"), result.err
-    assert "127.0.0.1:" in result.err
-    assert "--tcp close" in result.err
-
-
-def test_an_ordinary_user_may_have_all_connections_closed(ordinary: Lab):
-    run = restored_at(ordinary, HALF, "asked", "--tcp", "close", "--max-restarts", "1")
-    result = run.wait()
-    assert result.code == 1
-    assert "ConnectionResetError" in result.err
-
-
-def test_an_ordinary_user_who_wants_connections_kept_is_refused_at_once(ordinary: Lab):
-    result = ordinary.run(sys.executable, "-c", "print('ran')", options=["--tcp", "keep"])
-    assert result.code == 77
-    assert "--tcp keep needs root with NET_ADMIN" in result.err
-    assert "ran" not in result.out
 
 
 def test_connections_inside_the_job_survive_where_all_are_kept(lab: Lab):
