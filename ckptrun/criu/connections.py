@@ -6,6 +6,7 @@ connection gets a fate, and where that is not CRIU's own way its socket in ``fil
 * KEPT: both ends are in the images. CRIU rebuilds it, with what is in its queues.
 * FINISHED: the other end is gone, but has closed in order. What has arrived can be read, then comes the end; writing
   fails. CRIU rebuilds it between two loopback addresses that nobody uses.
+* OVER: both sides have closed in order, and the other end is gone. As FINISHED, but that nothing can be written.
 * RESET: the other end is outside, or was never accepted. It becomes an ordinary socket that CRIU connects to
   ckptrun itself (`lostpeer`), which resets it: ECONNRESET, as if the other machine had been restarted. An end of
   file would be wrong: half an answer could be taken for a whole one.
@@ -37,6 +38,8 @@ CLOSE_FLAGS = ("--tcp-close",)
 
 LOST = bytes([127, 67, 75, 80])
 """Address of both ends of a reset connection: by it a later dump knows one whose error nobody has read yet."""
+OVER = bytes([127, 67, 69, 78])
+"""Address of the job's end of a connection whose other end is gone in order."""
 GONE = 0x7F43 << 16
 """127.67.0.0: what follows numbers the absent ends of finished connections."""
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -70,6 +73,7 @@ class Fate(enum.Enum):
 
     KEPT = enum.auto()
     FINISHED = enum.auto()
+    OVER = enum.auto()
     RESET = enum.auto()
     FRESH = enum.auto()
 
@@ -134,36 +138,52 @@ def listening_at(entries: Iterable[Any]) -> set[End]:
     }
 
 
-def survey(entries: Iterable[Any], policy: TcpPolicy, *, queues: bool) -> tuple[Connection, ...]:
+def survey(
+    entries: Iterable[Any], policy: TcpPolicy, *, queues: bool, failed: Collection[int] = ()
+) -> tuple[Connection, ...]:
     """Decide the fate of every connection.
 
     Args:
         entries: the inet sockets of ``files.img``.
         policy: what the user wants.
         queues: whether the dump holds what was in the connections' queues (it was made with `KEEP_FLAGS`).
+        failed: the sockets whose connection had failed, which the job was not told yet.
     """
     entries = list(entries)
     listening = listening_at(entries)
     connected = [entry for entry in entries if is_connection(entry)]
     pairs = {(_here(entry), _there(entry)) for entry in connected}
-    return tuple(_decide(entry, policy, pairs, listening, queues=queues) for entry in connected)
+    return tuple(
+        _decide(entry, policy, pairs, listening, queues=queues, failed=entry.ino in failed)
+        for entry in connected
+    )
 
 
 def _decide(
-    entry: Any, policy: TcpPolicy, pairs: set[tuple[End, End]], listening: set[End], *, queues: bool
+    entry: Any,
+    policy: TcpPolicy,
+    pairs: set[tuple[End, End]],
+    listening: set[End],
+    *,
+    queues: bool,
+    failed: bool,
 ) -> Connection:
     here, there, state = _here(entry), _there(entry), State(entry.state)
     paired = (there, here) in pairs
     inside = paired or _listens(there, here, listening)
-    if policy is TcpPolicy.KEEP and queues:
-        fate = Fate.KEPT
+    if failed and queues:
+        fate = Fate.RESET
     elif state is State.SYN_SENT:
         fate = Fate.RESET if entry.flags & os.O_NONBLOCK else Fate.FRESH
+    elif policy is TcpPolicy.KEEP and queues:
+        fate = Fate.KEPT
     elif policy is TcpPolicy.CLOSE:
         fate = Fate.RESET
     elif paired:
         fate = Fate.KEPT
-    elif state in _HEARD_THE_END and queues and not entry.v6only:
+    elif state is State.CLOSE and queues and here.address != LOST:
+        fate = Fate.OVER
+    elif state in _HEARD_THE_END and queues:
         fate = Fate.FINISHED
     else:
         fate = Fate.RESET
@@ -212,6 +232,17 @@ def torn(connections: Iterable[Connection], queues: Mapping[int, Any]) -> Connec
     return None
 
 
+def bereft(connections: Iterable[Connection], leaving: Collection[tuple[End, End]]) -> Connection | None:
+    """Return a connection for which bytes are under way that no process holds: its other end was closed just now.
+
+    Args:
+        connections: what `survey` gave.
+        leaving: the ends of the sockets that the kernel is closing by itself (`leftovers.leaving`).
+    """
+    whole = {*_HEARD_THE_END, State.CLOSE}
+    return next((c for c in connections if (c.there, c.here) in leaving and c.state not in whole), None)
+
+
 def locked_ends(connections: Iterable[Connection]) -> list[tuple[End, End]]:
     """Return (source, destination) of every packet that the kept connections inside of the job send."""
     return [(c.here, c.there) for c in connections if c.fate is Fate.KEPT and c.there.port]
@@ -219,7 +250,7 @@ def locked_ends(connections: Iterable[Connection]) -> list[tuple[End, End]]:
 
 def report(connections: Iterable[Connection]) -> list[str]:
     """Return what the user should know of the connections that came back closed, a sentence each."""
-    closed = [c for c in connections if c.fate is not Fate.KEPT and c.there.port]
+    closed = [c for c in connections if c.fate not in {Fate.KEPT, Fate.OVER} and c.there.port]
     sentences = []
     outside = Counter(str(c.there) for c in closed if not c.inside)
     if outside:
@@ -259,16 +290,17 @@ class Rewriter:
     def rewrite(self, entry: Any) -> bool:
         """Change one inet socket; return whether anything changed."""
         connection = self._fates.get(entry.ino)
-        if connection is None or not is_connection(entry):
+        if connection is None:
             return False
         entry.ClearField("shutdown")
         entry.ClearField("ifname")
         number = next(self._numbers)
         if connection.fate is Fate.FRESH:
             entry.state, entry.src_port, entry.dst_port = State.CLOSE, 0, 0
-        elif connection.fate is Fate.FINISHED:
-            entry.state = State.CLOSE_WAIT
-            _set(entry, "src", LOST)
+        elif connection.fate in {Fate.FINISHED, Fate.OVER}:
+            entry.state = State.CLOSE_WAIT if connection.fate is Fate.FINISHED else State.CLOSE
+            entry.v6only = False  # IPv6 has one loopback address only
+            _set(entry, "src", OVER)
             _set(entry, "dst", struct.pack("!I", GONE + number))
         else:
             entry.proto, entry.state = (

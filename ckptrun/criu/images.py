@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.model import PAGE_SIZE, BytesSource, ImageStream, MemoryRuns
 from ckptrun.criu import pycriu_import
-from ckptrun.criu.connections import Fate, locked_ends, torn
+from ckptrun.criu.queues import Queues, name_of
 from ckptrun.errors import DumpError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ckptrun.core.model import Source
-    from ckptrun.criu.connections import Connection, End, Rewriter
+    from ckptrun.criu.connections import Rewriter
 
 _MAGICS = 8
 """Bytes of the two magic numbers every image of version 1.1 opens with."""
@@ -31,22 +31,6 @@ _CONNECTIONS = {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
 _ESTABLISHED = 1
 _LINKED = 0
 """CRIU's remap_type of a file that it gave another link, as against one that it copied."""
-
-
-class TornError(DumpError):
-    """The ends of a connection were saved at different moments; a dump taken again may do.
-
-    Args:
-        bad: the connection.
-        ends: what has to be locked so that this cannot happen.
-    """
-
-    def __init__(self, bad: Connection, ends: list[tuple[End, End]]) -> None:
-        super().__init__(
-            f"data moved on the TCP connection {bad.here} to {bad.there} while the job was stopped",
-            hint="nothing is lost; the next checkpoint will do",
-        )
-        self.ends = ends
 
 
 class ImageReader:
@@ -189,35 +173,22 @@ class ImageReader:
         entries = self.entries(source.read(0, source.size), "fdinfo", "file_entry")
         return [entry.isk for entry in entries if entry.HasField("isk")]
 
-    def check_untorn(self, images: Mapping[str, Source], connections: Iterable[Connection]) -> None:
-        """Refuse a connection inside of the job whose ends do not fit together.
-
-        Raises:
-            TornError: see `connections.torn`.
-        """
-        connections = tuple(connections)
-        queues = {
-            c.ino: self._queue(images[_queue_name(c.ino)])[0] for c in connections if c.fate is Fate.KEPT
-        }
-        if bad := torn(connections, queues):
-            raise TornError(bad, locked_ends(connections))
-
-    def _queue(self, source: Source) -> tuple[Any, bytes]:
-        """Return a connection's state and the bytes of its two queues."""
-        data = bytes(source.read(0, source.size))
-        end = _MAGICS + 4 + int.from_bytes(data[_MAGICS : _MAGICS + 4], "little")
-        return self._module("tcp_stream").tcp_stream_entry.FromString(data[_MAGICS + 4 : end]), data[end:]
+    @property
+    def queues(self) -> Queues:
+        """What reads the queues of TCP connections."""
+        return Queues(self._module("tcp_stream").tcp_stream_entry)
 
     def for_restore(
         self, images: Mapping[str, Source], rewriter: Rewriter | None = None
     ) -> dict[str, Source]:
         """Return the images as CRIU should be given them: see `_siblings_reversed` and `connections`."""
-        changed = {"pstree.img": BytesSource(self._siblings_reversed(images["pstree.img"]))}
+        changed: dict[str, Source] = {
+            "pstree.img": BytesSource(self._siblings_reversed(images["pstree.img"]))
+        }
         if rewriter is not None:
             changed["files.img"] = BytesSource(self._sockets_rewritten(images["files.img"], rewriter))
-            for ino in rewriter.finished:
-                name = _queue_name(ino)
-                changed[name] = BytesSource(self._nothing_to_send(images[name]))
+            for name in map(name_of, rewriter.finished):
+                changed[name] = self.queues.nothing_to_send(images[name])
         return {**images, **changed}
 
     def _sockets_rewritten(self, source: Source, rewriter: Rewriter) -> bytes:
@@ -230,12 +201,6 @@ class ImageReader:
             else:
                 parts.append(raw)
         return b"".join(parts)
-
-    def _nothing_to_send(self, source: Source) -> bytes:
-        entry, queues = self._queue(source)
-        entry.outq_len = entry.unsq_len = 0
-        head = bytes(source.read(0, _MAGICS))
-        return head + _framed(entry.SerializeToString()) + queues[: entry.inq_len]
 
     def _siblings_reversed(self, source: Source) -> bytes:
         """Return ``pstree.img`` with siblings the other way round.
@@ -270,10 +235,6 @@ def _raw_entries(data: bytes) -> Iterator[bytes]:
 
 def _framed(message: bytes) -> bytes:
     return len(message).to_bytes(4, "little") + message
-
-
-def _queue_name(ino: int) -> str:
-    return f"tcp-stream-{ino:x}.img"
 
 
 def memory_bytes(streams: tuple[ImageStream, ...]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
 from ckptrun.criu import dumping, engine, remedies
-from ckptrun.criu.images import TornError
+from ckptrun.criu.queues import BereftError, TornError
 from ckptrun.errors import DumpError
 from ckptrun.journal import records_to_json
 from ckptrun.supervisor import affinity, compat
@@ -39,6 +39,8 @@ PRIVATE = "/dev/shm"  # noqa: S108 - the capsule's own
 """All of it travels with a checkpoint."""
 SKIP_FLAG = "--skip-in-flight"
 """Has CRIU save a listening socket without the connections that wait at it."""
+AGAIN_SECONDS = 0.05
+"""How long a job runs on whose connection was just doing what cannot be saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class Attempt:
         self._prepared: Prepared
         self._mapped: Mapped
         self._stopped: list[tuple[End, End]] = []
+        self._leaving: set[tuple[End, End]] = set()
+        self._again = False
         self._lock = contextlib.ExitStack()
 
     def run(self, slot: Slot) -> None:
@@ -129,11 +133,13 @@ class Attempt:
         flags = self._tools.network.dump_flags
         try:
             return self._run(slot, flags)
-        except (dumping.BusyError, TornError) as error:
+        except (dumping.BusyError, TornError, BereftError) as error:
             if self.finished or self._order.reins.abandoned:
                 raise
             self._stopped = error.ends if isinstance(error, TornError) else []
             self._retried = str(error)
+            self._again = True
+        time.sleep(AGAIN_SECONDS)
         slot.used = 0
         return self._run(slot, (*flags, SKIP_FLAG))
 
@@ -195,6 +201,7 @@ class Attempt:
         pids = incarnation.pids()
         if (loss := remedies.silent_loss(pids)) is not None:
             raise dumping.KnownDumpError(loss)
+        self._leaving = tools.network.look(pids, images)
         position = tools.streams.freeze()
         files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
@@ -219,7 +226,7 @@ class Attempt:
         assert helper is not None
         tools.reader.check_connections(images)
         tools.reader.check_links(images, PRIVATE)
-        tools.network.check_dump(images)
+        tools.network.check_dump(images, self._leaving, again=self._again)
         mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
         for problem in capture.problems:

@@ -16,22 +16,26 @@ from ckptrun.criu.connections import (
     KEEP_FLAGS,
     Fate,
     Rewriter,
+    bereft,
     check_keepable,
     listening_at,
     locked_ends,
     report,
     survey,
 )
+from ckptrun.criu.failed import failed
 from ckptrun.criu.lostpeer import LostPeer
 from ckptrun.criu.portlock import PortLock
+from ckptrun.criu.queues import BereftError, name_of
 from ckptrun.errors import DumpError, PermissionMissingError, RestoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ckptrun.core.model import Source
     from ckptrun.criu.connections import Connection, End
     from ckptrun.criu.images import ImageReader
+    from ckptrun.criu.staging import Extents
 
 
 class Network:
@@ -56,16 +60,38 @@ class Network:
         """What CRIU is told at a dump, and must be told again at the restore."""
         return KEEP_FLAGS if self._may_keep and self._policy is not TcpPolicy.CLOSE else CLOSE_FLAGS
 
-    def check_dump(self, images: Mapping[str, Source]) -> None:
+    def look(self, pids: Sequence[int], images: dict[str, Extents]) -> set[tuple[End, End]]:
+        """Look, in the freeze, at what CRIU does not: connections that have failed, and bytes that no process holds.
+
+        The queues of the first leave the images, so that a restore resets them; what is returned is for `check_dump`.
+        """
+        if self.dump_flags != KEEP_FLAGS:
+            return set()
+        for ino in failed(pids):
+            images.pop(name_of(ino), None)
+        return leftovers.leaving()
+
+    def check_dump(
+        self, images: Mapping[str, Source], leaving: Collection[tuple[End, End]], *, again: bool
+    ) -> None:
         """Refuse a dump whose connections could not be restored as the policy wants.
+
+        Args:
+            images: of the dump.
+            leaving: what `look` gave.
+            again: whether it was taken again already; then ``auto`` takes it with connections to be reset.
 
         Raises:
             DumpError: one inside of the job could not be rebuilt here.
             TornError: one was saved at two moments.
+            BereftError: what was sent on one is in no process.
         """
-        connections = self._survey(self._reader.inet_sockets(images), self.dump_flags)
+        connections = self._survey(images, self._reader.inet_sockets(images), self.dump_flags)
         if self.dump_flags == KEEP_FLAGS:
-            self._reader.check_untorn(images, connections)
+            self._reader.queues.check_untorn(images, connections)
+            bad = bereft(connections, leaving)
+            if bad is not None and (self._policy is TcpPolicy.KEEP or not again):
+                raise BereftError(bad)
         else:
             check_keepable(connections, DumpError)
 
@@ -85,7 +111,7 @@ class Network:
             RestoreError: a connection is to be rebuilt, and this process may not.
         """
         sockets = self._reader.inet_sockets(images)
-        connections = self._survey(sockets, flags)
+        connections = self._survey(images, sockets, flags)
         if not self._may_keep:
             check_keepable(connections, RestoreError)
         with contextlib.ExitStack() as stack:
@@ -105,8 +131,11 @@ class Network:
                 report(connections),
             )
 
-    def _survey(self, sockets: Sequence[Any], flags: Sequence[str]) -> tuple[Connection, ...]:
-        return survey(sockets, self._policy, queues=tuple(flags) == KEEP_FLAGS)
+    def _survey(
+        self, images: Mapping[str, Source], sockets: Sequence[Any], flags: Sequence[str]
+    ) -> tuple[Connection, ...]:
+        failed = {entry.ino for entry in sockets if name_of(entry.ino) not in images}
+        return survey(sockets, self._policy, queues=tuple(flags) == KEEP_FLAGS, failed=failed)
 
 
 def lock(ends: Sequence[tuple[End, End]], stack: contextlib.ExitStack) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from live import descriptors
 
 from ckptrun.criu import leftovers, probe
 from ckptrun.criu.connections import LOST, End
+from ckptrun.criu.failed import failed
 from ckptrun.criu.lostpeer import LostPeer
 from ckptrun.criu.portlock import PortLock
 
@@ -138,6 +141,32 @@ def test_connections_that_somebody_holds_are_no_leftovers(pair: Pair):
     assert server.recv(1) == b""
     server.sendall(b"x")
     assert client.recv(1) == b"x"
+
+
+def test_an_end_whose_process_has_closed_it_with_bytes_under_way_is_told(pair: Pair):
+    client, server = pair
+    known = ends(pair)[0]
+    client.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.send(bytes(1 << 16))
+    assert known not in leftovers.leaving()
+    client.close()
+    assert known in leftovers.leaving()
+    server.close()
+    assert known not in leftovers.leaving(), "it was reset"
+
+
+def test_an_error_that_nobody_was_told_is_seen_and_stays(pair: Pair):
+    client, server = pair
+    inode = os.fstat(client.fileno()).st_ino
+    client.sendall(b"x")
+    assert inode not in failed([os.getpid()])
+    server.close()  # with something unread: a reset
+    assert inode in failed([os.getpid()])
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert inode not in failed([os.getpid()])
 
 
 @pytest.mark.parametrize("only6", [False, True])

@@ -17,6 +17,7 @@ from ckptrun.criu.connections import (
     End,
     Fate,
     State,
+    bereft,
     check_keepable,
     listening_at,
     locked_ends,
@@ -84,10 +85,39 @@ def test_what_has_arrived_whole_from_outside_can_be_read(state: State):
     assert fates(Socket((LOCAL, 40000), (FAR, 443), state), queues=False) == [Fate.RESET]
 
 
+@pytest.mark.parametrize("policy", [TcpPolicy.AUTO, TcpPolicy.KEEP])
+def test_a_connection_that_has_failed_is_reset_also_inside_the_job(policy: TcpPolicy):
+    one, other = pair(state=State.CLOSE)
+    connections = survey([one, other], policy, queues=True, failed={one.ino})
+    assert [c.fate for c in connections] == [Fate.RESET, Fate.KEPT]
+
+
+def test_what_is_left_of_a_connection_that_both_sides_have_closed_can_be_read():
+    over = Socket((LOCAL, 40000), (FAR, 443), State.CLOSE)
+    assert fates(over) == [Fate.OVER]
+    assert fates(over, queues=False) == fates(over, policy=TcpPolicy.CLOSE) == [Fate.RESET]
+    assert fates(*pair(state=State.CLOSE, peer=State.CLOSE)) == [Fate.KEPT] * 2
+    assert report(survey([over], TcpPolicy.AUTO, queues=True)) == []
+
+
+def test_a_connection_whose_other_end_the_kernel_is_closing_by_itself_is_found():
+    connections = survey([Socket((LOCAL, 5000), (LOCAL, 40000))], TcpPolicy.AUTO, queues=True)
+    here, there = connections[0].here, connections[0].there
+    assert bereft(connections, {(there, here)}) is connections[0]
+    assert bereft(connections, {(here, there)}) is None
+
+
+@pytest.mark.parametrize("state", [State.CLOSE_WAIT, State.LAST_ACK, State.CLOSING, State.CLOSE])
+def test_who_has_heard_the_end_has_everything_though_the_kernel_awaits_the_acknowledgement(state: State):
+    connections = survey([Socket((LOCAL, 5000), (LOCAL, 40000), state)], TcpPolicy.AUTO, queues=True)
+    assert bereft(connections, {(connections[0].there, connections[0].here)}) is None
+
+
 def test_a_thread_that_waits_for_connect_begins_anew_and_a_poller_is_told():
     waiting = Socket((LOCAL, 40000), (FAR, 443), State.SYN_SENT)
     polling = Socket((LOCAL, 40001), (FAR, 443), State.SYN_SENT, flags=os.O_NONBLOCK)
     assert fates(waiting, polling) == [Fate.FRESH, Fate.RESET]
+    assert fates(waiting, polling, policy=TcpPolicy.KEEP) == [Fate.FRESH, Fate.RESET]
 
 
 def test_every_connection_is_closed_or_kept_if_told_so():

@@ -1,0 +1,96 @@
+"""Brings one TCP connection of its own into a state, waits for the file ``go``, and reads both ends to their ends.
+
+Words: ``a`` is the client, ``b`` the server's end. ``a>1000`` sends so many bytes, ``a>full`` as many as fit,
+``a.shut`` closes one way, ``a.close`` altogether, ``a.read`` reads what is there; ``a=CLOSE_WAIT`` waits for a state,
+also of an end that no process holds any more.
+"""
+
+import hashlib
+import socket
+import sys
+import time
+from pathlib import Path
+
+STATES = ["-", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2"]
+STATES += ["TIME_WAIT", "CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING"]
+PIECE = bytes(range(251)) * 40
+
+
+def state(name: str) -> str:
+    """Return the state of an end; one without a socket is looked for among all."""
+    end = ends[name]
+    if end.fileno() >= 0:
+        return STATES[end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]]
+    ports = [f":{port:04X}" for port in (ports_of[name], ports_of["b" if name == "a" else "a"])]
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines():
+            words = line.split()
+            if words[1].endswith(ports[0]) and words[2].endswith(ports[1]):
+                return STATES[int(words[3], 16)]
+    return "gone"
+
+
+def fill(end: socket.socket) -> None:
+    """Send until nothing more is taken, for so long that nothing moves any more."""
+    end.setblocking(False)
+    quiet = 0
+    while quiet < 20:
+        try:
+            end.send(PIECE)
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+            time.sleep(0.01)
+    end.setblocking(True)
+
+
+def act(word: str) -> None:
+    name = word[0]
+    end, operation = ends[name], word[1:]
+    if operation == ">full":
+        fill(end)
+    elif operation[0] == ">":
+        end.sendall((PIECE * 100)[: int(operation[1:])])
+    elif operation == ".shut":
+        end.shutdown(socket.SHUT_WR)
+    elif operation == ".close":
+        end.close()
+    elif operation == ".read":
+        end.recv(1 << 20)
+    else:
+        deadline = time.monotonic() + 20
+        while state(name) != operation[1:]:
+            assert time.monotonic() < deadline, f"{name} is {state(name)}, not {operation[1:]}"
+            time.sleep(0.01)
+
+
+def rest(end: socket.socket) -> str:
+    """Return what can still be read of an end, and how it ends."""
+    digest, count = hashlib.sha256(), 0
+    end.settimeout(10)
+    while True:
+        try:
+            data = end.recv(1 << 16)
+        except OSError as error:
+            return f"{count} bytes {digest.hexdigest()[:8]}, then {type(error).__name__}"
+        if not data:
+            return f"{count} bytes {digest.hexdigest()[:8]}, then the end"
+        digest.update(data)
+        count += len(data)
+
+
+host, *words = sys.argv[1:]
+listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+if ":" in host:
+    assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+client = socket.create_connection(listener.getsockname()[:2])
+ends = {"a": client, "b": listener.accept()[0]}
+ports_of = {"a": client.getsockname()[1], "b": listener.getsockname()[1]}
+for word in words:
+    act(word)
+print("ready", flush=True)
+while not Path("go").exists():
+    time.sleep(0.01)
+for name, end in ends.items():
+    if end.fileno() >= 0:
+        print(f"{name}: {rest(end)}", flush=True)
