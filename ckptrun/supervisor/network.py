@@ -27,6 +27,7 @@ from ckptrun.criu.failed import failed
 from ckptrun.criu.lostpeer import LostPeer
 from ckptrun.criu.portlock import PortLock
 from ckptrun.criu.queues import BereftError, name_of
+from ckptrun.criu.restoring import LostRaceError
 from ckptrun.errors import DumpError, PermissionMissingError, RestoreError
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Network:
             flags: `dump_flags` of the dump.
 
         Raises:
-            RestoreError: a connection is to be rebuilt, and this process may not.
+            RestoreError: a connection is to be rebuilt, and this process may not; or the caller's `LostRaceError`, with
+                the reason if nothing could keep the kernel from winning.
         """
         sockets = self._reader.inet_sockets(images)
         connections = self._survey(images, sockets, flags)
@@ -125,11 +127,16 @@ class Network:
                 ) from error
             ends = locked_ends(connections)
             leftovers.clear(ends, listening_at(sockets))
-            lock(ends, stack)
-            yield (
-                self._reader.for_restore(images, Rewriter(connections, peer.ports)),
-                report(connections),
-            )
+            unlocked = lock(ends, stack)
+            try:
+                yield (
+                    self._reader.for_restore(images, Rewriter(connections, peer.ports)),
+                    report(connections),
+                )
+            except LostRaceError as error:
+                if unlocked:
+                    error.hint = f"{error.hint}; {unlocked}"
+                raise
 
     def _survey(
         self, images: Mapping[str, Source], sockets: Sequence[Any], flags: Sequence[str]
@@ -138,8 +145,14 @@ class Network:
         return survey(sockets, self._policy, queues=tuple(flags) == KEEP_FLAGS, failed=failed)
 
 
-def lock(ends: Sequence[tuple[End, End]], stack: contextlib.ExitStack) -> None:
-    """Drop packets between `ends` until `stack` is closed; where the kernel cannot, CRIU has to win its race."""
+def lock(ends: Sequence[tuple[End, End]], stack: contextlib.ExitStack) -> str:
+    """Drop packets between `ends` until `stack` is closed; or say why not: CRIU has to win its race then."""
     if ends:
-        with contextlib.suppress(OSError):
+        try:
             stack.enter_context(PortLock(ends))
+        except OSError as error:
+            return (
+                "the kernel's nf_tables, which keeps it from that (Linux 5.12 or newer), "
+                f"could not be used: {error.strerror or error}"
+            )
+    return ""

@@ -6,6 +6,7 @@ knows nothing of tests, and a place that was renamed makes its test fail loudly 
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KILL, RAISE, SLEEP = "kill", "raise", "sleep"
+KILL, RAISE, SLEEP, REFUSE = "kill", "raise", "sleep", "refuse"
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Fault:
     Args:
         place: ``module:Class.function``.
         when: ``before`` or ``after`` that function's work.
-        nth: in which call, of those that count.
+        nth: in which call, of those that count; 0: in each.
         about: calls count whose arguments' text has this.
         commits: calls count once so many checkpoints are committed.
-        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place; ``sleep`` only takes long.
+        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place; ``sleep`` only takes long;
+            ``refuse`` is the kernel's answer where it lacks something.
         seconds: how long.
     """
 
@@ -106,7 +108,7 @@ class Injection:
             return False
         with self.lock:
             self.calls += 1
-            return self.calls == self.fault.nth
+            return self.fault.nth in {0, self.calls}
 
     def strike(self) -> None:
         if self.fault.act == KILL:
@@ -114,6 +116,8 @@ class Injection:
         if self.fault.act == SLEEP:
             time.sleep(self.fault.seconds)
             return
+        if self.fault.act == REFUSE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         raise MemoryError("injected by a test")
 
 
