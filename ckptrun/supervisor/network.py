@@ -119,7 +119,7 @@ class Network:
         with contextlib.ExitStack() as stack:
             resets = Counter(c.only6 for c in connections if c.fate is Fate.RESET)
             try:
-                peer = stack.enter_context(LostPeer(resets))
+                peer = stack.enter_context(contextlib.closing(LostPeer(resets)))
             except OSError as error:
                 raise RestoreError(
                     f"connections to the outside cannot be closed: no loopback to do it on ({error})",
@@ -149,7 +149,7 @@ def lock(ends: Sequence[tuple[End, End]], stack: contextlib.ExitStack) -> str:
     """Drop packets between `ends` until `stack` is closed; or say why not: CRIU has to win its race then."""
     if ends:
         try:
-            stack.enter_context(PortLock(ends))
+            stack.enter_context(contextlib.closing(PortLock(ends)))
         except OSError as error:
             return (
                 "the kernel's nf_tables, which keeps it from that (Linux 5.12 or newer), "

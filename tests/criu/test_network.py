@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def ends(pair: Pair) -> list[tuple[End, End]]:
 @needs_net_admin
 def test_a_locked_connection_carries_nothing_until_the_lock_is_closed(pair: Pair):
     client, server = pair
-    with PortLock(ends(pair)):
+    with closing(PortLock(ends(pair))):
         client.sendall(b"x")
         server.settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -63,7 +64,9 @@ def test_a_locked_connection_carries_nothing_until_the_lock_is_closed(pair: Pair
 @needs_net_admin
 def test_a_lock_touches_no_other_connection(pair: Pair):
     one, other = ends(pair)[0]
-    with PortLock([(one, End(other.address, other.port ^ 1)), (End(one.address, one.port ^ 1), other)]):
+    with closing(
+        PortLock([(one, End(other.address, other.port ^ 1)), (End(one.address, one.port ^ 1), other)])
+    ):
         pair[0].sendall(b"x")
         assert pair[1].recv(1) == b"x"
 
@@ -72,7 +75,7 @@ def test_a_lock_touches_no_other_connection(pair: Pair):
 def test_a_lock_of_many_connections_is_one_too(pair: Pair):
     one, other = ends(pair)[0]
     many = [(one, End(other.address, port)) for port in range(1, 500) if port != other.port]
-    with PortLock([*many, (one, other)]):
+    with closing(PortLock([*many, (one, other)])):
         pair[0].sendall(b"x")
         pair[1].settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -172,7 +175,7 @@ def test_an_error_that_nobody_was_told_is_seen_and_stays(pair: Pair):
 @pytest.mark.parametrize("only6", [False, True])
 def test_who_connects_to_the_lost_peer_is_reset_when_it_closes(only6: bool):
     host = "::1" if only6 else socket.inet_ntoa(LOST)
-    with LostPeer({only6: 1}) as peer:
+    with closing(LostPeer({only6: 1})) as peer:
         (port,) = peer.ports[only6]
         clients = [socket.create_connection((host, port), PATIENCE) for _ in range(20)]
     for client in clients:
@@ -183,7 +186,7 @@ def test_who_connects_to_the_lost_peer_is_reset_when_it_closes(only6: bool):
 
 
 def test_there_is_a_lost_peer_for_more_connections_than_may_wait_at_one_socket():
-    with LostPeer({False: 3 * 4096 + 1}) as peer:
+    with closing(LostPeer({False: 3 * 4096 + 1})) as peer:
         assert len(set(peer.ports[False])) == len(peer.ports[False]) >= 1
         limit = int(Path("/proc/sys/net/core/somaxconn").read_text())
         assert len(peer.ports[False]) * limit > 3 * 4096

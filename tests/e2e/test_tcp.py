@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jobs import blocks
-from support.talking import ECHO_CLIENT, HALF, WAIT, echo, never_answer, outside, restored_at
+from support.talking import HALF, OFTEN, WAIT, expect_to_reconnect, never_answer, outside, restored_at
 
 if TYPE_CHECKING:
     from support.run import Lab
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 JOBS = Path(__file__).parent / "jobs"
-OFTEN = ("--interval", "0.4s")
 
 
 def own_address() -> str:
@@ -61,18 +60,7 @@ def test_ten_restores_in_a_row_of_a_connection_inside_the_job_are_exact(lab: Lab
 
 
 def test_a_client_of_a_server_outside_reconnects_and_finishes(lab: Lab):
-    with outside(echo) as server:
-        run = lab.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port, options=OFTEN)
-        for _ in range(2):
-            run.commit()
-            run.restored(run.kill_job)
-        result = run.wait()
-        assert (result.code, result.out) == (0, "lost ConnectionResetError ConnectionResetError\n"), (
-            result.err
-        )
-        assert server.accepted == 3
-        closed = f"1 connection to the outside came back closed: 127.0.0.1:{server.port}"
-        assert result.err.count(closed) == 2
+    expect_to_reconnect(lab)
 
 
 WAITING = """

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support import as_user
 from support.run import Lab
-from support.talking import ECHO_CLIENT, HALF, WAIT, echo, outside, restored_at
+from support.talking import HALF, OFTEN, WAIT, expect_to_reconnect, restored_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
-OFTEN = ("--interval", "0.4s")
 NOBODY = 64322
 """A user id that no machine has a name for."""
 
@@ -78,16 +77,7 @@ def limited(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def test_a_client_of_a_server_outside_reconnects_and_finishes(limited: Lab):
-    with outside(echo) as server:
-        run = limited.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port, options=OFTEN)
-        for _ in range(2):
-            run.commit()
-            run.restored(run.kill_job)
-        result = run.wait()
-        assert (result.code, result.out) == (0, "lost ConnectionResetError ConnectionResetError\n"), (
-            result.err
-        )
-    assert "1 connection to the outside came back closed" in result.err
+    expect_to_reconnect(limited)
 
 
 def test_a_connection_inside_the_job_is_refused_by_name(limited: Lab):

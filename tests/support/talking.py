@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from support.run import Lab, Run
 
+OFTEN = ("--interval", "0.4s")
 WAIT = """
 import os, sys, time
 def wait_for(name):
@@ -117,3 +118,18 @@ def restored_at(lab: Lab, script: str, mark: str, *options: str) -> Run:
     run.restored(run.kill_job)
     (lab.work / "go").touch()
     return run
+
+
+def expect_to_reconnect(lab: Lab) -> None:
+    """Run a client of an echo server outside through two restores; it must be told and reconnect each time."""
+    with outside(echo) as server:
+        run = lab.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port, options=OFTEN)
+        for _ in range(2):
+            run.commit()
+            run.restored(run.kill_job)
+        result = run.wait()
+        lost = "lost ConnectionResetError ConnectionResetError\n"
+        assert (result.code, result.out) == (0, lost), result.err
+        assert server.accepted == 3
+        closed = f"1 connection to the outside came back closed: 127.0.0.1:{server.port}"
+        assert result.err.count(closed) == 2
