@@ -125,8 +125,8 @@ class RestoreFailed:
         checkpoint: id of the checkpoint.
         reason: one clause, as ``criu: can't open /data/x``.
         corrupt: its bytes do not authenticate or do not parse.
-        transient: the store did not answer; the same checkpoint is worth another try.
-        unfit: it does not fit this machine, and stays good for one that it fits.
+        transient: the store did not answer, or a disk is full; the same checkpoint is worth another try.
+        unfit: it does not fit this machine as it is now, and stays good for one that it fits.
     """
 
     now: float

@@ -93,12 +93,14 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
     turn.incarnation_over()
     checkpoint = turn.state.find(turn.state.incarnation.origin or "")
     turn.record("restore-failed", checkpoint=event.checkpoint, reason=event.reason, corrupt=event.corrupt)
-    if event.unfit:
+    tries = turn.state.transient_failures
+    again = event.transient and not event.corrupt and tries < TRANSIENT_TRIES
+    in_store = checkpoint is None or checkpoint.stored is Stored.COMMITTED
+    if event.unfit and (in_store or not again):
         _unfit(turn, event)
         return
     turn.say(NORMAL, f"checkpoint {event.checkpoint} cannot be restored: {event.reason}")
-    tries = turn.state.transient_failures
-    if event.transient and not event.corrupt and tries < TRANSIENT_TRIES:
+    if again:
         turn.change(transient_failures=tries + 1)
         _wait(turn, backoff(tries))
         return
@@ -114,10 +116,15 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
 
 def _unfit(turn: Turn, event: RestoreFailed) -> None:
     """End the run: an older checkpoint would throw away work that is good where this one fits."""
-    turn.say(ERROR, f"checkpoint {event.checkpoint} does not fit here: {event.reason}")
-    turn.say(
-        NORMAL, "it stays as it is: the same command goes on from it where it fits, or here with that mended"
-    )
+    if event.transient:
+        turn.say(ERROR, f"checkpoint {event.checkpoint} cannot be restored now: {event.reason}")
+        turn.say(NORMAL, "it stays as it is: the same command goes on from it")
+    else:
+        turn.say(ERROR, f"checkpoint {event.checkpoint} does not fit here: {event.reason}")
+        turn.say(
+            NORMAL,
+            "it stays as it is: the same command goes on from it where it fits, or here with that mended",
+        )
     turn.finish("ckptrun", NO_CHECKPOINT, RunState.INTERRUPTED)
 
 

@@ -240,8 +240,12 @@ def _label(text: str) -> tuple[str, str]:
 
 def _existing(text: str, cwd: Path) -> Path:
     path = cwd / Path(text).expanduser()
-    if not path.exists():
+    try:
+        path.stat()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
         raise ConfigurationError(
-            f"{path} does not exist", hint="name a file or folder that is there from the start"
-        )
+            f"{path} does not exist" if gone else f"{path} cannot be reached: {error.strerror}",
+            hint="name a file or folder that is there from the start",
+        ) from error
     return path

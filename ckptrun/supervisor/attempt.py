@@ -23,7 +23,7 @@ from ckptrun.supervisor.network import lock
 from ckptrun.supervisor.staged import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ckptrun.capsule.streams import Position
     from ckptrun.core.commands import TakeCheckpoint
@@ -92,6 +92,7 @@ class Order:
         max_freeze: seconds the job may be stopped.
         stored: returns the file contents that the store has.
         report: told once, of the complete dump, and why it was tried twice, if it was.
+        tell: takes sentences for the user about files.
     """
 
     command: TakeCheckpoint
@@ -100,6 +101,7 @@ class Order:
     max_freeze: float
     stored: Callable[[], Mapping[str, Source]]
     report: Callable[[Staged, str], None]
+    tell: Callable[[Iterable[str]], None]
 
 
 class Attempt:
@@ -229,8 +231,7 @@ class Attempt:
         tools.network.check_dump(images, self._leaving, again=self._again)
         mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
-        for problem in capture.problems:
-            tools.note(problem)
+        self._order.tell(capture.problems)
         facts = Facts(
             moment.position,
             tools.reader.last_pid(images),

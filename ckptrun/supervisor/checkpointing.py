@@ -16,6 +16,7 @@ from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
 from ckptrun.supervisor.attempt import Attempt, Order, Reins
+from ckptrun.supervisor.problems import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +54,7 @@ class Checkpointer:
         self._arena = arena
         self._copies = copies
         self._max_freeze = max_freeze
+        self._problems = Problems(tools.note)
         self._room = room
         self._stored = stored
         self._reins = Reins()
@@ -72,6 +74,7 @@ class Checkpointer:
             self._max_freeze,
             self._stored,
             functools.partial(self._keep, command),
+            self._problems.tell,
         )
         attempt = Attempt(self._tools, order)
         try:

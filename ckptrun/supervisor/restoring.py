@@ -18,10 +18,18 @@ from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine, restoring
-from ckptrun.errors import CkptrunError, CorruptError, RestoreError, StoreUnreachableError, UnfitError
+from ckptrun.errors import (
+    CkptrunError,
+    CorruptError,
+    RestoreError,
+    StoreFullError,
+    StoreUnreachableError,
+    UnfitError,
+)
 from ckptrun.journal import keep_tail, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
+from ckptrun.supervisor.problems import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,8 +110,8 @@ class Restorer:
                     checkpoint,
                     str(error),
                     corrupt=isinstance(error, CorruptError),
-                    transient=isinstance(error, StoreUnreachableError),
-                    unfit=isinstance(error, UnfitError),
+                    transient=isinstance(error, StoreUnreachableError | StoreFullError),
+                    unfit=isinstance(error, UnfitError | StoreFullError),
                 )
             )
         except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
@@ -134,8 +142,7 @@ class Restorer:
             ignore=self._folders.own,
             since=tools.journal.since(command.checkpoint),
         )
-        for problem in report.problems:
-            tools.note(problem)
+        Problems(tools.note).tell(report.problems)
         aside = self._folders.aside
         cut = tools.streams.cut_back(
             facts.position, lambda path, size: keep_tail(Path(path), size, aside=aside)
@@ -143,8 +150,7 @@ class Restorer:
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
-        for problem in populate(records, images.files.__getitem__, Path(incarnation.root())):
-            tools.note(problem)
+        Problems(tools.note).tell(populate(records, images.files.__getitem__, Path(incarnation.root())))
         tools.journal.resume(records, command.checkpoint)
         self._run_criu(incarnation, images, facts, helper)
         affinity.put_back(incarnation.pids(), facts.affinity)

@@ -244,6 +244,26 @@ def test_a_checkpoint_that_does_not_fit_this_machine_ends_the_run_and_stays_good
     assert "does not fit here: this CPU lacks avx512f" in machine.said
 
 
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on_from_the_same_checkpoint() -> None:
+    failed = e.RestoreFailed(1.0, 1, "b", "no room to write x", transient=True, unfit=True)
+    machine = Machine().resumed("b", "a").feed(failed)
+    assert machine.finish == ("ckptrun", 74, "interrupted")
+    assert not machine.sent(c.MarkBad)
+    assert "checkpoint b cannot be restored now: no room to write x" in machine.said
+    assert "the same command goes on from it" in machine.said
+
+
+def test_a_full_disk_is_waited_for_while_the_checkpoint_is_nowhere_but_here() -> None:
+    machine = Machine().running()
+    name = machine.staged(1.0)
+    machine.fails(9.0, e.Outcome(signal=9))
+    assert machine.the(c.RestoreJob).checkpoint == name
+    machine.feed(e.RestoreFailed(10.0, 2, name, "no room to write x", transient=True, unfit=True))
+    assert machine.finish is None
+    machine.feed(e.Tick(machine.state.start_at))
+    assert machine.the(c.RestoreJob).checkpoint == name
+
+
 def test_when_no_checkpoint_can_be_restored_the_run_ends_with_74() -> None:
     machine = Machine().resumed("a").feed(e.RestoreFailed(1.0, 1, "a", "file is gone"))
     assert machine.finish == ("ckptrun", 74, "failed")
