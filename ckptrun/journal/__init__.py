@@ -7,10 +7,12 @@ neither CRIU nor the store. What is exact, and what not yet: ``docs/design/journ
 from __future__ import annotations
 
 from ckptrun.journal.aside import ASIDE_LIMIT, SetAside, listed
-from ckptrun.journal.capture import Capture, Frozen, Journal, Prepared, Put
+from ckptrun.journal.capture import Journal
+from ckptrun.journal.captured import Capture, Frozen, Prepared
 from ckptrun.journal.populate import populate
 from ckptrun.journal.record import FileRecord, How, Kind, Part, records_from_json, records_to_json
 from ckptrun.journal.rollback import RollbackReport, keep_tail, rollback
+from ckptrun.journal.taking import Put
 
 __all__ = [
     "ASIDE_LIMIT",

@@ -6,7 +6,7 @@ found by its id.
 """
 
 # Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
-# ruff: noqa: PTH104, PTH108, PTH115, PTH123, PTH211
+# ruff: noqa: PTH102, PTH104, PTH108, PTH115, PTH123, PTH211
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ import os
 import shutil
 import stat
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from ckptrun.journal.contents import read_runs
-from ckptrun.journal.record import name_from_json, name_to_json
+from ckptrun.journal.mounts import Mounted
+from ckptrun.journal.record import name_from_json, name_to_json, printable
+from ckptrun.journal.trees import walk
 from ckptrun.journal.writing import room_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from ckptrun.journal.trees import Entry
 
 ASIDE_LIMIT = 1 << 30
 """Bytes kept aside unless told otherwise: 1 GiB."""
@@ -76,7 +82,8 @@ def listed(folder: Path) -> tuple[SetAside, ...]:
             )
         except (ValueError, KeyError, TypeError):
             continue
-        found.append(entry)
+        if os.path.lexists(folder / entry.id):  # else a crash came between
+            found.append(entry)
     return tuple(found)
 
 
@@ -92,7 +99,8 @@ class Aside:
         self._folder = folder
         self._index = folder / _INDEX
         self._limit = limit
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with room_for(os.fspath(folder)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._entries = list(listed(folder))
         self._total = sum(entry.bytes for entry in self._entries)
         self._write_index()  # without the line a crash may have torn
@@ -117,15 +125,12 @@ class Aside:
         if (known := self._kept(entry)) is not None:
             return known
         place = os.fspath(self._folder / entry.id)
-        if stat.S_ISLNK(status.st_mode):
-            if not os.path.lexists(place):
-                os.symlink(os.readlink(full), place)
-        elif regular and (copy or not _linked(full, place)):
-            fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                self._copy(fd, place, 0, status.st_size, path)
-            finally:
-                os.close(fd)
+        with self._room_for(path):
+            if stat.S_ISLNK(status.st_mode):
+                if not os.path.lexists(place):
+                    os.symlink(os.readlink(full), place)
+            elif regular and (copy or not _linked(full, place)):
+                self._copy_file(full, place)
         return self._add(entry)
 
     def links_to(self, full: str, path: str, reason: str) -> bool:
@@ -144,34 +149,78 @@ class Aside:
         entry = replace(_entry(path, "cut back", status, size, status.st_size - size), offset=size)
         if (known := self._kept(entry)) is not None:
             return known
-        self._copy(fd, os.fspath(self._folder / entry.id), size, entry.bytes, path)
+        with self._room_for(path):
+            self._copy(fd, os.fspath(self._folder / entry.id), size, entry.bytes)
         return self._add(entry)
 
     def move_folder(self, full: str, path: str, reason: str) -> SetAside:
-        """Move a whole folder here that stands where a file must."""
+        """Move a whole folder here that stands where a file must; a copy, and then the folder goes, if need be.
+
+        Raises:
+            StoreFullError: there is no room to keep it.
+            OSError: EBUSY, and nothing has changed: a filesystem is mounted in it.
+        """
+        if point := Mounted.of("/").inside(full):
+            why = f"a filesystem is mounted at {printable(point)}; unmount it and run the same command again"
+            raise OSError(errno.EBUSY, why, point)
         status = os.lstat(full)
-        size = 0
-        for folder, _, names in os.walk(full):
-            size += sum(os.lstat(f"{folder}/{name}").st_size for name in names)
+        within = list(walk("", full, (), []))[1:]
+        size = sum(entry.status.st_size for entry in within if stat.S_ISREG(entry.status.st_mode))
         entry = _entry(path, reason, status, 0, size)
-        with room_for(path):
-            shutil.move(full, self._folder / entry.id)
-        return self._add(entry)
+        place = os.fspath(self._folder / entry.id)
+        kept = self._kept(entry) or self._add(entry)  # before it is there: so nothing is ever there unlisted
+        with self._room_for(path):
+            if not _renamed(full, place):
+                if not os.path.lexists(place):  # else a crash came while the rest was removed
+                    self._copy_folder(full, place, within)
+                shutil.rmtree(full)
+        return kept
+
+    def _copy_folder(self, full: str, place: str, within: Sequence[Entry]) -> None:
+        """Copy a folder to another filesystem, complete or not at all: the last step is a rename."""
+        partial = f"{place}.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.mkdir(partial, 0o700)
+            for entry in within:
+                there = partial + entry.path.removeprefix(full)
+                if stat.S_ISDIR(entry.status.st_mode):
+                    os.mkdir(there, 0o700)
+                elif stat.S_ISLNK(entry.status.st_mode):
+                    os.symlink(os.readlink(entry.path), there)
+                elif stat.S_ISREG(entry.status.st_mode):
+                    self._copy_file(entry.path, there)
+                else:
+                    os.mknod(there, entry.status.st_mode, entry.status.st_rdev)
+            os.rename(partial, place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @contextmanager
+    def _room_for(self, path: str) -> Iterator[None]:
+        with room_for(path, os.fspath(self._folder)):
+            yield
 
     def _kept(self, entry: SetAside) -> SetAside | None:
         return next((known for known in self._entries if known.id == entry.id), None)
 
-    def _copy(self, fd: int, place: str, offset: int, length: int, path: str) -> None:
+    def _copy_file(self, full: str, place: str) -> None:
+        fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._copy(fd, place, 0, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
+
+    def _copy(self, fd: int, place: str, offset: int, length: int) -> None:
         """Copy a run of a file, complete or not at all: the last step is a rename."""
         partial = f"{place}.part"
         try:
-            with room_for(path):
-                with open(partial, "wb", buffering=0) as out:
-                    for piece in read_runs(fd, [(offset, length)]):
-                        view = memoryview(piece)
-                        while view:
-                            view = view[out.write(view) :]
-                os.rename(partial, place)
+            with open(partial, "wb", buffering=0) as out:
+                for piece in read_runs(fd, [(offset, length)]):
+                    view = memoryview(piece)
+                    while view:
+                        view = view[out.write(view) :]
+            os.rename(partial, place)
         except BaseException:
             if os.path.lexists(partial):
                 os.unlink(partial)
@@ -232,6 +281,17 @@ def _linked(full: str, place: str) -> bool:
         return True
     except OSError as error:
         if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}:
+            return False
+        raise
+    return True
+
+
+def _renamed(full: str, place: str) -> bool:
+    """Rename a folder; false if it is elsewhere."""
+    try:
+        os.rename(full, place)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
             return False
         raise
     return True

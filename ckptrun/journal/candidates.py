@@ -25,9 +25,6 @@ _SHARED = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) ..[-x]s \S+ \S+ \d+ +/", re.MULTI
 """A shared mapping of a file in /proc/PID/maps: its address range. The name there is ambiguous."""
 
 _FLAGS = re.compile(rb"^flags:\s*([0-7]+)$", re.MULTILINE)
-_TIMELESS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
-"""Filesystems where a store through a mapping may change no time: pages that were read first are mapped writable at
-once, so that the store is not noticed. Only content proves a file unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +65,6 @@ def root_of(pids: Sequence[int]) -> str:
         if os.path.lexists(f"/proc/{pid}/root"):
             return f"/proc/{pid}/root"
     return f"/proc/{pids[0]}/root" if pids else "/"
-
-
-def timeless_devices(root: str) -> frozenset[int]:
-    """Return the devices mounted in the job's namespace on which times do not prove a file unchanged."""
-    devices = set()
-    try:
-        with open(
-            f"{root.removesuffix('/root')}/mountinfo", encoding="utf-8", errors="surrogateescape"
-        ) as lines:
-            for line in lines:
-                left, _, right = line.partition(" - ")
-                if right.split(" ", 1)[0] in _TIMELESS:
-                    major, _, minor = left.split(" ", 3)[2].partition(":")
-                    devices.add(os.makedev(int(major), int(minor)))
-    except OSError:
-        pass
-    return frozenset(devices)
 
 
 def under(path: str, folders: Sequence[str]) -> bool:

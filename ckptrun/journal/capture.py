@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.model import FileContent
 from ckptrun.journal.attribution import Attribution, Look
-from ckptrun.journal.candidates import Candidate, root_of, scan, timeless_devices, under
+from ckptrun.journal.candidates import Candidate, root_of, scan, under
+from ckptrun.journal.captured import Capture, Frozen, Prepared
 from ckptrun.journal.comparing import boot_id
 from ckptrun.journal.contents import key_of, open_regular
 from ckptrun.journal.early import Early
-from ckptrun.journal.freezing import Draft, Freezing, carried
+from ckptrun.journal.freezing import Freezing, carried
+from ckptrun.journal.mounts import Mounted
 from ckptrun.journal.record import FileRecord, How, Identity, Kind, Part, printable
-from ckptrun.journal.taking import Known, Prefix, Put, Taker, end_of, settled
+from ckptrun.journal.taking import Known, Put, Taker, end_of, settled
 from ckptrun.journal.trail import Trail
 
 if TYPE_CHECKING:
@@ -33,80 +35,6 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Source
     from ckptrun.journal.candidates import CandidateSet, Ident
     from ckptrun.journal.fanotify import Event, Place
-
-__all__ = ["Capture", "Frozen", "Journal", "Prepared", "Put"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What was learnt and read before the freeze; opaque to the caller.
-
-    Args:
-        known: contents that count if times prove at the freeze that the file still has them.
-        prefixes: beginnings of append-only files.
-        sources: the contents that ``known`` and ``prefixes`` name.
-        reused: the keys among them that came from earlier checkpoints.
-        left: bytes that the freeze may still copy.
-        copied: bytes read early.
-        closed: files that the job has written and closed, whose content is in ``known``: by path.
-        others: what else it has written.
-    """
-
-    known: dict[Ident, Known]
-    prefixes: dict[Ident, Prefix]
-    sources: dict[str, Source]
-    reused: frozenset[str]
-    left: int
-    copied: int
-    closed: dict[str, Ident]
-    others: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """What was captured inside the freeze, not yet named; opaque but for its count.
-
-    Args:
-        bytes_inside: bytes copied while the job was stopped.
-    """
-
-    bytes_inside: int
-    drafts: tuple[Draft, ...] = field(repr=False)
-    problems: tuple[tuple[str, str], ...] = field(repr=False)
-    prepared: Prepared = field(repr=False)
-    freezing: Freezing = field(repr=False)
-    looked: Look = field(repr=False)
-
-    def carried(self) -> list[tuple[str, Ident]]:
-        """Return the closed files that the job has not written to since they were read; the job may run."""
-        gone = self.looked.touched | self.looked.removed
-        closed = self.prepared.closed.items()
-        return [
-            (path, ident) for path, ident in closed if path not in gone and self.freezing.carry(path, ident)
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """The files of one checkpoint.
-
-    Args:
-        records: one per file; `records_to_json` makes the facts of them.
-        contents: every content the records refer to, each key once; goes into ``Snapshot.files`` as it is.
-        reused: the keys among them that came out of ``previous``: whoever stored those has them already.
-        bytes_inside: bytes copied while the job was stopped.
-        bytes_early: bytes read before the freeze.
-        inexact: names (printable) of the files that are not exact after a restore of this checkpoint.
-        problems: one sentence for each of them, and for whatever else could not be captured.
-    """
-
-    records: tuple[FileRecord, ...]
-    contents: tuple[FileContent, ...]
-    reused: frozenset[str]
-    bytes_inside: int
-    bytes_early: int
-    inexact: tuple[str, ...]
-    problems: tuple[str, ...]
 
 
 class Journal:
@@ -169,7 +97,7 @@ class Journal:
             taker=Taker(put, self._limit, self._no_clone),
             last=self._last,
             previous=previous,
-            timeless=timeless_devices(root),
+            mounted=Mounted.of(root),
         )
         if self._attribution is not None:
             self._attribution.look()
@@ -221,7 +149,7 @@ class Journal:
             taker=Taker(put, prepared.left, self._no_clone),
             known=prepared.known,
             prefixes=prepared.prefixes,
-            timeless=timeless_devices(root),
+            mounted=Mounted.of(root),
         )
         stop = self._stop()
         for tree in self._private:

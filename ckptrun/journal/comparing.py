@@ -79,7 +79,10 @@ def _proven(record: FileRecord, status: os.stat_result) -> bool:
 
 def _holds(record: FileRecord, full: str) -> bool:
     """Say whether a file begins with the recorded content; it may have data (zeros) where holes were."""
-    fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:  # what cannot be read is not known to be the same; it may still be replaced
+        return False
     try:
         return all(is_zero(fd, offset, length) for offset, length in record.holes) and all(
             key_of(read_runs(fd, runs)) == part.key for part, runs in part_runs(record)

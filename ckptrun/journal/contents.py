@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -26,6 +27,10 @@ PIECE = 512 * 1024
 
 _FICLONE = 0x40049409
 """``ioctl_ficlone(2)``: ``_IOW(0x94, 9, int)``."""
+
+_GETFLAGS = 0x80086601
+"""``ioctl_iflags(2)``: ``FS_IOC_GETFLAGS``, which fills an int."""
+_IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
 
 _BLOCK = 512
 """Bytes that ``st_blocks`` counts in."""
@@ -204,6 +209,22 @@ def open_regular(root: str, path: str, status: os.stat_result) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def flags_of(path: str) -> str:
+    """Return ``immutable`` or ``append-only`` if a file or folder has been made so; else an empty string."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        data = fcntl.ioctl(fd, _GETFLAGS, bytes(8))
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    flags = int.from_bytes(data[:4], sys.byteorder)
+    return "immutable" if flags & _IMMUTABLE else "append-only" if flags & _APPEND_ONLY else ""
 
 
 def xattrs_of(file: int | str) -> tuple[tuple[str, bytes], ...]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import Source
     from ckptrun.journal.candidates import CandidateSet, Ident
+    from ckptrun.journal.mounts import Mounted
     from ckptrun.journal.taking import Prefix, Taker
 
 
@@ -37,7 +38,7 @@ class Early:
         taker: takes contents.
         last: what the previous checkpoint knew.
         previous: contents of earlier checkpoints that can still be read.
-        timeless: devices whose times prove nothing.
+        mounted: the mounts of the job's namespace.
         known: contents that count while times prove that the file still has them.
         prefixes: beginnings of append-only files.
         sources: the contents that ``known`` and ``prefixes`` name.
@@ -51,7 +52,7 @@ class Early:
     taker: Taker
     last: Mapping[Ident, Known]
     previous: Mapping[str, Source]
-    timeless: frozenset[int]
+    mounted: Mounted
     known: dict[Ident, Known] = field(default_factory=dict)
     prefixes: dict[Ident, Prefix] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -99,7 +100,9 @@ class Early:
             top = resolve(self.root, tree)
         except OSError:
             return
-        for entry in walk(self.root, top, stop, []):
+        if self.mounted.kernels_at(top):
+            return
+        for entry in walk(self.root, top, stop | self.mounted.kernels.keys(), []):
             if kind_of(entry.status) is Kind.FILE:
                 ident = (entry.status.st_dev, entry.status.st_ino)
                 yield ident, Candidate(entry.path, entry.status, append_only=False, mapped=False)
@@ -115,7 +118,7 @@ class Early:
             self.prefixes[ident] = prefix
             return
         past = self.known.get(ident)
-        provable = not file.mapped and status.st_dev not in self.timeless and settled(status)
+        provable = not file.mapped and status.st_dev not in self.mounted.timeless and settled(status)
         if provable and (past is None or not past.still(status)):
             self._read(ident, file)
 
@@ -126,7 +129,7 @@ class Early:
             taken = self._grown(fd, status) if closed else None
             if taken is None:
                 taken = self.taker.whole(fd, status, os.path.dirname(self._full(file.path)))
-            trusted = settled(status) and status.st_dev not in self.timeless
+            trusted = settled(status) and status.st_dev not in self.mounted.timeless
             if taken is None or not (trusted or closed):
                 return
             end = end_of(fd, status.st_size) if file.append_only else ""

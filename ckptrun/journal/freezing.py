@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import CorruptError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptrun.journal.candidates import CandidateSet, Ident
+    from ckptrun.journal.mounts import Mounted
     from ckptrun.journal.taking import Known, Piece, Prefix, Taker
 
 
@@ -59,7 +60,7 @@ class Freezing:
         taker: takes contents.
         known: see `Prepared`.
         prefixes: likewise.
-        timeless: devices whose times prove nothing.
+        mounted: the mounts of the job's namespace.
     """
 
     root: str
@@ -67,7 +68,7 @@ class Freezing:
     taker: Taker
     known: Mapping[Ident, Known]
     prefixes: Mapping[Ident, Prefix]
-    timeless: frozenset[int]
+    mounted: Mounted
     drafts: list[Draft] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     copied: int = 0
@@ -80,6 +81,10 @@ class Freezing:
         except OSError as error:
             self._problem(path, f"cannot be followed ({error.strerror})")
             return
+        if not private and (kernels := self.mounted.kernels_at(top)):
+            self._problem(path, f"is on a filesystem of the kernel's own ({kernels}), which keeps no files")
+            return
+        stop |= self.mounted.kernels.keys()
         unread: list[str] = []
         empty = True
         for entry in walk(self.root, top, stop, unread):
@@ -122,7 +127,8 @@ class Freezing:
         if kind is None:
             self._skip(path, tree, "is a device")
             return
-        record = FileRecord(path, kind, tree=tree, private=private)
+        mount = bool(tree) and not private and path in self.mounted.points
+        record = FileRecord(path, kind, tree=tree, mount=mount, private=private)
         if kind is Kind.FILE:
             ident = (status.st_dev, status.st_ino)
             first = self.seen.setdefault(ident, path)
@@ -146,6 +152,8 @@ class Freezing:
     def _file(self, file: Candidate, record: FileRecord, *, counted: bool) -> None:
         """Draft a regular file: unchanged, or opened and taken."""
         status = file.status
+        if file.append_only:
+            record = replace(record, append=True)
         known = self.known.get((status.st_dev, status.st_ino))
         if known is not None and not file.mapped and known.still(status):
             record = _described(record, status, known.xattrs, holes=known.holes, how=How.UNCHANGED)
@@ -177,7 +185,7 @@ class Freezing:
             self._inexact(record, status, "is past the limit for copied files (--journal-limit)")
             return
         self.copied += taken.copied
-        trusted = not file.mapped and status.st_dev not in self.timeless and settled(status)
+        trusted = not file.mapped and status.st_dev not in self.mounted.timeless and settled(status)
         record = _described(record, status, xattrs, holes=taken.holes, how=taken.how)
         self.drafts.append(Draft(record, taken.pieces, status, trusted, file.append_only, end))
 
@@ -228,6 +236,8 @@ def _described(
         target=target,
         link=link,
         tree=record.tree,
+        append=record.append,
+        mount=record.mount,
         private=record.private,
         how=how,
         exact=exact,

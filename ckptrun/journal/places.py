@@ -4,76 +4,30 @@ Used by the attribution while the job's mount namespace lives, and by the rollba
 """
 
 # Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
-# ruff: noqa: PTH115, PTH116, PTH123
+# ruff: noqa: PTH115, PTH116
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.journal.candidates import under
 from ckptrun.journal.fanotify import filesystem_of, handle_of, open_handle
+from ckptrun.journal.mounts import Mount, mounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptrun.journal.fanotify import Handle, Place
 
-_PSEUDO = frozenset(
-    {
-        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
-        *("efivarfs", "fusectl", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs"),
-        *("sysfs", "tracefs"),
-    }
-)
-"""Filesystems that keep no files of a job's."""
-
 _CLOCK_SECONDS = 0.02
 """Files are stamped with a clock that ticks every 1 to 10 ms."""
-
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A mount that takes files: where it is, which folder of its filesystem it shows, and its device's number."""
-
-    path: str
-    shown: str
-    device: str
-
-
-def mounts(root: str) -> list[Mount]:
-    """Return the writable mounts of real filesystems in a mount namespace, as ``root`` reaches it.
-
-    Raises:
-        OSError: they cannot be read.
-    """
-    process = "/proc/self/root" if root == "/" else root
-    found = []
-    with open(
-        f"{process.removesuffix('/root')}/mountinfo", encoding="utf-8", errors="surrogateescape"
-    ) as lines:
-        for line in lines:
-            left, _, right = line.partition(" - ")
-            words, more = left.split(" "), right.split(" ")
-            read_only = "ro" in words[5].split(",") or "ro" in more[2].strip().split(",")
-            if more[0] not in _PSEUDO and not read_only:
-                found.append(Mount(_plain(words[4]), _plain(words[3]), words[2]))
-    return found
 
 
 def _on(path: str, mount: str) -> bool:
     return mount == "/" or under(path, (mount,))
-
-
-def _plain(word: str) -> str:
-    """Return a path of mountinfo without its octal escapes."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), word)
 
 
 class Places:
@@ -90,7 +44,7 @@ class Places:
         self._mounts: dict[bytes, list[int]] = {}
         self.mounts: list[Mount] = []
         for mount in sorted(mounts(root), key=lambda mount: len(mount.shown)):  # a whole filesystem first
-            if under(mount.path, ignore):
+            if not mount.takes_files or under(mount.path, ignore):
                 continue
             with suppress(OSError):
                 full = self._prefix + mount.path

@@ -91,6 +91,8 @@ class FileRecord:
         target: where a symlink points.
         link: path of the record this one is a further hard link of; content and attributes are there.
         tree: the root of the subtree it was captured with; empty for a file found by being open or mapped.
+        append: whoever had it open for writing could only append.
+        mount: a filesystem was mounted there; only told of what was captured with a tree.
         private: it lies in a tree of the capsule's own: populated into the next capsule, never looked for on
             the host.
         how: how the content was captured.
@@ -112,6 +114,8 @@ class FileRecord:
     target: str = ""
     link: str = ""
     tree: str = ""
+    append: bool = False
+    mount: bool = False
     private: bool = False
     how: How = How.NONE
     exact: bool = True
@@ -141,8 +145,7 @@ class FileRecord:
         for name in ("target", "link", "tree"):
             if getattr(self, name):
                 out[name] = name_to_json(getattr(self, name))
-        if self.private:
-            out["private"] = True
+        out |= {name: True for name in ("append", "mount", "private") if getattr(self, name)}
         if not self.exact:
             out["exact"] = False
         if self.identity is not None:
@@ -185,6 +188,8 @@ class FileRecord:
             target=name_from_json(value.get("target", "")),
             link=name_from_json(value.get("link", "")),
             tree=name_from_json(value.get("tree", "")),
+            append=bool(value.get("append", False)),
+            mount=bool(value.get("mount", False)),
             private=bool(value.get("private", False)),
             how=How(cast("str", value.get("how", "none"))),
             exact=bool(value.get("exact", True)),

@@ -5,21 +5,21 @@ Called by `rollback` before the records are brought back. Works on what the kern
 """
 
 # Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
-# ruff: noqa: PTH104, PTH106
+# ruff: noqa: PTH104
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.journal.candidates import under
 from ckptrun.journal.fanotify import ATTRIB, CREATE, DELETE, MODIFY, ONDIR, OVERFLOW, RENAME
 from ckptrun.journal.record import printable
+from ckptrun.journal.writing import removed_folder, room_for
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from ckptrun.journal.fanotify import Event, Handle, Place
     from ckptrun.journal.places import Places
@@ -44,6 +44,7 @@ class _File:
         folder: it is a folder.
         modified: the job changed its content.
         first: the name it had at the checkpoint, if it is another now or it has none.
+        guessed: that name is of the rename right before the event that its link count changed.
         places: the names it has been seen to have, and to have kept; true for those that the job gave it.
     """
 
@@ -51,6 +52,7 @@ class _File:
     folder: bool = False
     modified: bool = False
     first: Place | None = None
+    guessed: bool = False
     places: dict[Place, bool] = field(default_factory=dict)
 
 
@@ -61,13 +63,18 @@ class _Histories:
         self.files: dict[Handle, _File] = {}
         self.lost = False
         self._at: dict[Place, Handle] = {}
+        self._counted: set[Handle] = set()
         replaced: Place | None = None
         for event in events:
             if event.mask & OVERFLOW:
                 self.lost = True
-            elif event.place is None:  # a link count: right after a rename that of the file it has replaced
-                if replaced is not None and event.mask & ATTRIB:
-                    self._replaced(event.file, replaced)
+            elif (
+                event.place is None
+            ):  # a link count: after a rename of the file it has replaced; before other events
+                if event.mask & ATTRIB:
+                    self._counted.add(event.file)
+                    if replaced is not None:
+                        self._replaced(event.file, replaced)
                 replaced = None
             elif event.place.name != b".":
                 self._named(event, event.place)
@@ -75,17 +82,22 @@ class _Histories:
 
     def _replaced(self, victim: Handle, place: Place) -> None:
         file = self.files.setdefault(victim, _File())
-        if not file.created:
-            file.first = file.first or place
+        if not file.created and file.first is None:
+            file.first, file.guessed = place, True
 
     def _named(self, event: Event, place: Place) -> None:
         file = self.files.setdefault(event.file, _File())
         file.folder |= bool(event.mask & ONDIR)
         file.modified |= bool(event.mask & MODIFY)
+        if file.guessed and event.mask & (
+            CREATE | DELETE
+        ):  # its links were counted for this, not for the rename
+            file.first = None
+        file.guessed = False
         if event.mask & RENAME:
             self._renamed(file, event, place)
         if event.mask & CREATE:
-            file.created |= file.first is None and not file.places
+            file.created |= file.first is None and not file.places and event.file not in self._counted
             file.places[place] = True
         elif event.mask & DELETE:
             file.places.pop(place, None)
@@ -133,12 +145,15 @@ class Undoing:
                 "the kernel has lost some changes to files: what the job has made since may still be there"
             )
         files = histories.files
-        new = [path for handle, file in files.items() if not file.folder for path in self._new(handle, file)]
-        for path in new:
-            self._aside(path)
+        self._remove_new(
+            {handle: file for handle, file in files.items() if file.created or file.first is None}
+        )
         for handle, file in reversed(files.items()):
             if file.first is not None:
                 self._back(handle, file, file.first, files)
+        self._remove_new(
+            {handle: file for handle, file in files.items() if not file.created}
+        )  # further links
         for handle, file in files.items():  # only now are folders where they were
             if not file.created:
                 self._report(handle, file)
@@ -146,12 +161,20 @@ class Undoing:
             if file.folder:
                 self._remove_folder(handle, file)
 
+    def _remove_new(self, files: Mapping[Handle, _File]) -> None:
+        new = [path for handle, file in files.items() if not file.folder for path in self._new(handle, file)]
+        for path in new:
+            self._aside(path)
+
     def _remove_folder(self, handle: Handle, file: _File) -> None:
         for path in self._new(handle, file):
             self.remover.step("remove")
-            with suppress(OSError):  # somebody has put something into it
-                os.rmdir(path)
-                self.undone.append(path)
+            try:
+                with room_for(path):
+                    if removed_folder(path):
+                        self.undone.append(path)
+            except OSError as error:
+                self.problems.append(f"{printable(path)} cannot be removed: {error.strerror}")
 
     def _new(self, handle: Handle, file: _File) -> list[str]:
         """Return the paths that the job has given a file and the checkpoint does not have."""
@@ -193,7 +216,8 @@ class Undoing:
             self._aside(was)
         try:
             self.remover.step("rename")
-            os.rename(now[0], was)
+            with room_for(was):
+                os.rename(now[0], was)
             self.undone.append(was)
             file.places[first] = False
         except OSError as error:
@@ -203,7 +227,8 @@ class Undoing:
 
     def _aside(self, path: str) -> None:
         try:
-            self.remover.move_aside(path)
+            with room_for(path):
+                self.remover.move_aside(path)
         except OSError as error:
             self.problems.append(f"{printable(path)} cannot be moved aside: {error.strerror}")
 

@@ -4,7 +4,7 @@ Called by the rollback and by `populate`; decides nothing about what was there b
 """
 
 # Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
-# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH112, PTH120, PTH211
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH112, PTH114, PTH120, PTH211
 
 from __future__ import annotations
 
@@ -32,14 +32,24 @@ _NO_RENAME = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY})
 
 
 @contextmanager
-def room_for(path: str) -> Iterator[None]:
-    """Turn a full disk into StoreFullError, naming the file that was being written."""
+def room_for(path: str, kept_in: str = "") -> Iterator[None]:
+    """Turn a full disk into StoreFullError, naming what was being written.
+
+    Args:
+        path: the file, in the job's eyes.
+        kept_in: the folder that a copy of it was being kept in; empty if it was itself being written.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        message = f"no room on the filesystem to write {printable(path)}: {error.strerror}"
+        what = f"to write {printable(path)}"
+        if kept_in:
+            what = (
+                f"in {printable(kept_in)} to keep what stands at {printable(path)} before it is rolled back"
+            )
+        message = f"no room on the filesystem {what}: {error.strerror}"
         raise StoreFullError(message, hint="free some space there and run the same command again") from error
 
 
@@ -95,13 +105,30 @@ def clear_leftover(full: str) -> None:
         os.unlink(temporary_name(full))
 
 
+def open_to_write(full: str) -> int:
+    """Open a file to read and write it; one of our own that has been made read-only is made writable.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(full, flags)
+    except PermissionError:
+        status = os.lstat(full)
+        if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+            raise
+        os.chmod(full, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+        return os.open(full, flags)
+
+
 def write_in_place(record: FileRecord, contents: Callable[[str], Source], full: str) -> None:
     """Write a file's content where it stands: the inode and its other names stay.
 
     Raises:
         StoreFullError, CorruptError: its content is then incomplete, and the next try completes it.
     """
-    fd = os.open(full, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_to_write(full)
     try:
         with room_for(full):
             os.ftruncate(fd, 0)
@@ -150,7 +177,11 @@ def make(record: FileRecord, contents: Callable[[str], Source], full: str) -> No
                 temporary = write_beside(record, contents, full)
                 if temporary is None:
                     raise PermissionError(errno.EACCES, "the folder takes no new file", full)
-                os.rename(temporary, full)
+                try:
+                    os.rename(temporary, full)
+                except BaseException:
+                    clear_leftover(full)
+                    raise
             case Kind.DIRECTORY:
                 os.mkdir(full, 0o700)
             case Kind.SYMLINK:
@@ -164,10 +195,18 @@ def make(record: FileRecord, contents: Callable[[str], Source], full: str) -> No
 
 
 def make_parents(full: str, record: FileRecord) -> None:
-    """Make the missing folders above a file; they get the file's owner, and mode 0755."""
+    """Make the missing folders above a file; they get the file's owner, and mode 0755.
+
+    Raises:
+        NotADirectoryError: something else stands where a folder was: somebody's, which stays.
+    """
     missing = []
     folder = os.path.dirname(full)
     while folder and not os.path.isdir(folder):
+        if os.path.lexists(folder):
+            what = "a symlink to nothing" if os.path.islink(folder) else "no folder any more"
+            why = f"{printable(folder)} is {what}; move it away and run the same command again"
+            raise NotADirectoryError(errno.ENOTDIR, why, folder)
         missing.append(folder)
         folder = os.path.dirname(folder)
     with room_for(full):
@@ -175,6 +214,21 @@ def make_parents(full: str, record: FileRecord) -> None:
             os.mkdir(made, 0o755)
             with suppress(PermissionError):
                 os.chown(made, record.uid, record.gid)
+
+
+def removed_folder(full: str) -> bool:
+    """Remove a folder; false if it holds something (somebody's, or another tree) or is a mount point.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    try:
+        os.rmdir(full)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY}:
+            return False
+        raise
+    return True
 
 
 def set_attributes(record: FileRecord, full: str) -> list[str]:

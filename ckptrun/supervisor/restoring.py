@@ -142,7 +142,7 @@ class Restorer:
             ignore=self._folders.own,
             since=tools.journal.since(command.checkpoint),
         )
-        Problems(tools.note).tell(report.problems)
+        Problems(tools.note).tell((*report.problems, *report.notes))
         aside = self._folders.aside
         cut = tools.streams.cut_back(
             facts.position, lambda path, size: keep_tail(Path(path), size, aside=aside)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from journalkit import Job, Keeper
+from journalkit import Job, Keeper, mounted
 
 from ckptrun.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -35,13 +36,15 @@ def keeper(tmp_path: Path) -> Keeper:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 8 MiB."""
-    yield from _mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=8m", "small")
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=8m", "small") as place:
+        yield place
 
 
 @pytest.fixture
 def memory_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem where stores through a mapping change no time."""
-    yield from _mounted(tmp_path / "memory", "-t", "tmpfs", "memory")
+    with mounted(tmp_path / "memory", "-t", "tmpfs", "memory") as place:
+        yield place
 
 
 @pytest.fixture
@@ -54,15 +57,23 @@ def cloning_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["mkfs.btrfs", "-q", image], check=True)
     except FileNotFoundError:
         pytest.skip("mkfs.btrfs is not installed")
-    yield from _mounted(tmp_path / "btrfs", "-o", "loop", str(image))
-
-
-def _mounted(place: Path, *how: str) -> Iterator[Path]:
-    place.mkdir()
-    done = subprocess.run(["mount", *how, place], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mount is not possible here: {done.stderr.decode()}")
-    try:
+    with mounted(tmp_path / "btrfs", "-o", "loop", str(image)) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An empty ext4 of 4 MiB in a file, all of it anybody's."""
+    image = tmp_path / "ext4.img"
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
+    return image
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptrun.core.model import BytesSource
 from ckptrun.journal import Journal, records_from_json, records_to_json, rollback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ckptrun.core.model import Source
     from ckptrun.journal import Capture, FileRecord, RollbackReport
@@ -118,3 +121,17 @@ def age(*paths: Path) -> None:
         left = path.lstat().st_ctime + 1.01 - time.time()
         if left > 0:
             time.sleep(left)
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *how: str) -> Iterator[Path]:
+    """Mount something for a while: ``how`` are mount's words but for the place."""
+    if not place.exists():
+        place.mkdir()
+    done = subprocess.run(["mount", *how, place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount is not possible here: {done.stderr.decode()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)

@@ -412,3 +412,23 @@ def test_everything_the_job_has_is_recorded_once(story: Story, work: Path):
     assert sorted(record.path for record in checkpoint.records) == [
         f"{work}/{name}" for name in ("d", "d/f", "s")
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [
+        ("os.unlink('b')", {"a": "a", "b": "b", "other": "other"}),
+        ("os.link('other', 'link')", {"a": "a", "b": "b", "other": "other"}),
+        ("os.link('other', 'link'); os.unlink('other')", {"a": "a", "b": "b", "other": "other"}),
+    ],
+)
+def test_a_link_or_an_unlink_right_after_a_rename_is_not_taken_for_a_replacement(
+    story: Story, work: Path, after: str, left: dict[str, str]
+):
+    (work / "other").write_text("other")
+    story.do("import os", "open('a', 'w').write('a'); open('b', 'w').write('b')")
+    story.take()
+    story.do("os.mkdir('new'); os.rename('a', 'new/a')", after)
+    report = story.back()
+    assert not report.problems
+    assert {path.name: path.read_text() for path in work.iterdir()} == left

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from ckptrun.journal import How, Journal
 from ckptrun.journal.candidates import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ckptrun.core.model import BytesSource
 
 
@@ -154,14 +151,6 @@ def test_a_mapped_file_is_copied_whatever_its_times_say(job: Job, keeper: Keeper
     keeper.take(job)
     job.do("m = mmap.mmap(f.fileno(), 0)")
     assert keeper.take(job).record(tmp_path / "map").how is How.COPY
-
-
-@pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """A folder that every user can reach."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 def test_mappings_are_found_without_privileges(public_folder: Path):
