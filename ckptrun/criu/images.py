@@ -29,6 +29,8 @@ _MAGICS = 8
 _IN_PARENT = 1
 _CONNECTIONS = {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}
 _ESTABLISHED = 1
+_HUGE_PRIVATE = 0x40000 | 0x2
+"""MAP_HUGETLB and MAP_PRIVATE."""
 _LINKED = 0
 """CRIU's remap_type of a file that it gave another link, as against one that it copied."""
 
@@ -166,6 +168,24 @@ class ImageReader:
                     "it could not be restored",
                     hint="let the job close it before it removes the name, or keep the file in TMPDIR",
                 )
+
+    def check_mappings(self, images: Mapping[str, Source]) -> None:
+        """Refuse memory whose pages CRIU would read out of order, which a stream does not let it do.
+
+        Raises:
+            DumpError: a process has mapped huge pages of the machine's privately.
+        """
+        for name, source in images.items():
+            if not name.startswith("mm-"):
+                continue
+            for space in self.entries(source.read(0, source.size), "mm", "mm_entry"):
+                if any(vma.flags & _HUGE_PRIVATE == _HUGE_PRIVATE for vma in space.vmas):
+                    pid = name.removeprefix("mm-").removesuffix(".img")
+                    raise DumpError(
+                        f"process {pid} (as the job counts) has huge pages mapped privately (MAP_HUGETLB), which CRIU "
+                        "could not restore",
+                        hint="map them shared, or use transparent huge pages: madvise with MADV_HUGEPAGE",
+                    )
 
     def inet_sockets(self, images: Mapping[str, Source]) -> list[Any]:
         """Return the job's sockets of the internet's families, as CRIU describes them; `connections` reads them."""

@@ -228,6 +228,7 @@ class Attempt:
         assert helper is not None
         tools.reader.check_connections(images)
         tools.reader.check_links(images, PRIVATE)
+        tools.reader.check_mappings(images)
         tools.network.check_dump(images, self._leaving, again=self._again)
         mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
         capture = tools.journal.seal(moment.files)
