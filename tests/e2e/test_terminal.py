@@ -246,3 +246,46 @@ def test_a_suspended_job_that_resumes_in_the_background_goes_on(terminal: Termin
     wait_until("the end", lambda: "full" in out.read_text())
     terminal.line("wait")
     terminal.shows("$ ")
+
+
+TTY = (sys.executable, Path(__file__).parent / "jobs" / "asking.py")
+
+
+def asked_and_waiting(terminal: Terminal, *words: str) -> None:
+    run(terminal, *TTY, *words)
+    terminal.shows("name? ")
+    terminal.line("somebody")
+    terminal.shows("hello somebody")
+    terminal.shows("waiting")
+
+
+def asked_again(terminal: Terminal) -> None:
+    (terminal.lab.work / "go").touch()
+    terminal.shows("helper is done")
+    terminal.shows("word? ")
+    terminal.line("secret")
+    terminal.shows("secret True 0 True")
+    terminal.shows("$ ")
+
+
+def test_a_program_that_holds_dev_tty_goes_on_asking_there(terminal: Terminal):
+    asked_and_waiting(terminal)
+    for _ in range(2):
+        asked = terminal.lab.ask("checkpoint", "--wait")
+        assert asked.code == 0, asked.err
+        job(terminal.lab).kill()
+        terminal.shows("runs again")
+    asked_again(terminal)
+
+
+@pytest.mark.parametrize(("how", "pid"), [("too", 1003), ("child", 1003), ("apart", 1001)])
+def test_dev_tty_held_otherwise_is_refused_by_name_and_the_job_runs_on(
+    terminal: Terminal, how: str, pid: int
+):
+    asked_and_waiting(terminal, how)
+    asked = terminal.lab.ask("checkpoint", "--wait")
+    assert asked.code != 0
+    assert f"process {pid} (python" in asked.err
+    assert "holds /dev/tty" in asked.err
+    asked_again(terminal)
+    assert terminal.lab.events(COMMITTED) == []

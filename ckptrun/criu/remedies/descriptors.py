@@ -130,9 +130,9 @@ DESCRIPTORS = (
     ),
     entry(
         "terminal-inherited",
-        r"ctty inheritance detected",
-        "{who} holds /dev/tty of a terminal whose other end is outside of the job",
-        "start ckptrun itself on the terminal",
+        r"ctty inheritance detected(?:.*ctty pid_real (?P<pid>\d+))?",
+        "{who} holds /dev/tty{at}, which CRIU gives back only to session leaders that have the terminal as a stream",
+        "let it close /dev/tty once it has asked, or use the standard streams",
     ),
     entry(
         "other-mount",

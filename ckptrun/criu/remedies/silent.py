@@ -21,11 +21,13 @@ from ckptrun.criu.remedies.sysv import used_by
 from ckptrun.criu.remedies.table import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _SEMAPHORE = re.compile(r"^eventfd-semaphore:\s*1$", re.MULTILINE)
 _WATCHES = {"anon_inode:inotify", "anon_inode:[fanotify]"}
 _PIDFD_GETFD = 438
+_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILE = 0
 _LIBC = ctypes.CDLL(None)
 _HIGHEST_CODE = 127
 """CRIU's restore_one_zombie() ends a zombie with the lower seven bits of its code."""
@@ -49,19 +51,24 @@ def silent_loss(host_pids: Sequence[int]) -> Finding | None:
 
     About 10 microseconds for each process and 3 for each descriptor.
     """
-    if not host_pids:
-        return None
+    return next(_losses(host_pids), None)
+
+
+def _losses(host_pids: Sequence[int]) -> Iterator[Finding]:
     stats = {stat.host_pid: stat for pid in host_pids if (stat := _stat(pid))}
-    for stat in stats.values():
+    held: dict[int, list[tuple[int, str]]] = {}
+    for pid, stat in stats.items():
         if stat.state == "Z" and os.WIFEXITED(stat.status) and os.WEXITSTATUS(stat.status) > _HIGHEST_CODE:
-            return _finding(stat.host_pid, host_pids[0], "zombie-status")
+            yield from _found(pid, host_pids[0], "zombie-status")
         if _lost_session(stat, stats, host_pids[0]):
-            return _finding(stat.host_pid, host_pids[0], "orphan-below-subreaper")
-        if (lost := _lost_descriptor(stat.host_pid)) is not None:
-            return _finding(stat.host_pid, host_pids[0], *lost)
+            yield from _found(pid, host_pids[0], "orphan-below-subreaper")
+        held[pid] = list(Process(pid, 0, "").descriptors())
+        if (lost := _lost_descriptor(pid, held[pid])) is not None:
+            yield from _found(pid, host_pids[0], *lost)
+    if (terminal := _lost_terminal(stats, held)) is not None:
+        yield from _found(terminal[0], host_pids[0], "terminal-inherited", terminal[1])
     for used in used_by(stats):
-        return _finding(used.host_pid, host_pids[0], used.remedy, path=used.label)
-    return None
+        yield from _found(used.host_pid, host_pids[0], used.remedy, path=used.label)
 
 
 def _stat(host_pid: int) -> _Stat | None:
@@ -84,15 +91,34 @@ def _lost_session(stat: _Stat, stats: dict[int, _Stat], root: int) -> bool:
     return True
 
 
-def _lost_descriptor(host_pid: int) -> tuple[str, int] | None:
+def _lost_descriptor(host_pid: int, held: Sequence[tuple[int, str]]) -> tuple[str, int] | None:
     """Return the entry of a descriptor that is not restored as it is, and its number."""
     process = Process(host_pid, 0, "")
-    for fd, link in process.descriptors():
+    for fd, link in held:
         if link == "anon_inode:[eventfd]" and _SEMAPHORE.search(process.read(f"fdinfo/{fd}")):
             return "semaphore-eventfd", fd
         if link in _WATCHES and _unread(host_pid, fd):
             return "unread-watch", fd
     return None
+
+
+def _lost_terminal(stats: dict[int, _Stat], held: dict[int, list[tuple[int, str]]]) -> tuple[int, int] | None:
+    """Return who holds a /dev/tty that no leader of a session shares, and the number.
+
+    CRIU gives the controlling terminal back to leaders, once their children are there: these could not open it.
+    """
+    holding = [(pid, fd) for pid, links in held.items() for fd, link in links if link == "/dev/tty"]
+    leading = [(pid, fd) for pid, fd in holding if stats[pid].session == pid]
+    for pid, fd in holding:
+        if (pid, fd) not in leading and not any(_same_file(pid, fd, *other) for other in leading):
+            return pid, fd
+    return None
+
+
+def _same_file(pid: int, fd: int, other_pid: int, other_fd: int) -> bool:
+    """Whether two descriptors are of one open file; True where this cannot be told."""
+    number = _KCMP.get(os.uname().machine)
+    return number is None or _LIBC.syscall(number, pid, other_pid, _KCMP_FILE, fd, other_fd) <= 0
 
 
 def _unread(host_pid: int, fd: int) -> int:
@@ -111,8 +137,7 @@ def _unread(host_pid: int, fd: int) -> int:
     return 0
 
 
-def _finding(host_pid: int, root: int, name: str, fd: int = -1, path: str = "") -> Finding | None:
+def _found(host_pid: int, root: int, name: str, fd: int = -1, path: str = "") -> Iterator[Finding]:
     process = process_of(host_pid, root)
-    if process is None:
-        return None
-    return Finding(BY_NAME[name], "", process.pid, host_pid, process.program, fd, path)
+    if process is not None:
+        yield Finding(BY_NAME[name], "", process.pid, host_pid, process.program, fd, path)
