@@ -30,3 +30,7 @@ def test_memory_and_files_without_names(lab: Lab):
 
 def test_processes(lab: Lab):
     expect_same(lab, JOBS / "lives.py")
+
+
+def test_clocks_of_processes_and_threads_and_robust_mutexes(lab: Lab):
+    expect_same(lab, JOBS / "clocks.py")
