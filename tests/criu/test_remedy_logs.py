@@ -58,7 +58,12 @@ FROM_SOURCE = {
 
 ONLY_IN_PROC = {
     *("seccomp-user", "cuda-libraries"),
-    *("zombie-status", "orphan-below-subreaper", "semaphore-eventfd"),  # provoked in tests/e2e/test_losses.py
+    *(
+        "zombie-status",
+        "orphan-below-subreaper",
+        "semaphore-eventfd",
+        "thread-clock-timer",
+    ),  # provoked in tests/e2e/test_losses.py
     *("sysv-semaphores", "sysv-queue", "unread-watch"),  # in test_sysv.py and test_watches.py there
 }
 

@@ -39,6 +39,21 @@ os.unlink("a")
 """,
     "print(open('b').read(), file.seek(0), file.read())",
 )
+THREAD_CLOCK = (
+    """
+import struct, threading
+number, made = ctypes.c_int(), threading.Event()
+def work():
+    create = {"x86_64": 222, "aarch64": 107}[os.uname().machine]
+    event = struct.pack("Qiii44x", 0, signal.SIGUSR1, 0, 0)
+    assert ctypes.CDLL(None).syscall(create, time.CLOCK_THREAD_CPUTIME_ID, event, ctypes.byref(number)) == 0
+    made.set()
+    while not pathlib.Path("go").exists(): time.sleep(0.01)
+threading.Thread(target=work).start()
+made.wait()
+""",
+    "print('done')",
+)
 BELOW = (
     """
 pipe = os.pipe()
@@ -69,6 +84,13 @@ while os.read(pipe[0], 1) != b"y": os.write(pipe[1], b"x")
         pytest.param(SEMAPHORE, "process 1001 (python", "in semaphore mode (fd 3)", "[1, 1]", id="semaphore"),
         pytest.param(
             BELOW, "process 1004 (python", "child-subreaper of the job's own", "done", id="subreaper"
+        ),
+        pytest.param(
+            THREAD_CLOCK,
+            "process 1001 (python",
+            "processor time of a single thread",
+            "done",
+            id="thread clock",
         ),
         pytest.param(REMOVED, "/work/a", "whose name was removed", "content 0 content", id="removed name"),
     ],

@@ -145,6 +145,12 @@ TASKS = (
         "use a pipe or an ordinary eventfd",
     ),
     entry(
+        "thread-clock-timer",
+        None,
+        "{who} has a timer on the processor time of a single thread, which CRIU gives to the first one",
+        "use a timer on the process's (CLOCK_PROCESS_CPUTIME_ID), or delete it before a checkpoint",
+    ),
+    entry(
         "unread-watch",
         None,
         "{who} has not read all events of an inotify or fanotify descriptor{at} yet, and CRIU would drop them",
