@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from support.processes import PATIENCE
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, Running
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from ckptrun.core.model import Source
 
-PATIENCE = 20.0
 MARK = "CKPTRUN_TEST_MARK"
 
 
@@ -111,10 +111,11 @@ class Lines:
 
     def settled(self) -> None:
         """Wait until everything that was written has been read; the writer must be stopped."""
-        seen = -1
+        seen, deadline = -1, time.monotonic() + PATIENCE
         while (
             seen != len(self.all) or struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
         ):
+            assert time.monotonic() < deadline, "the writer is not stopped"
             seen = len(self.all)
             time.sleep(0.2)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from live import wait_until
+from support.processes import PATIENCE
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID
@@ -55,11 +55,11 @@ def test_the_end_of_a_failed_attempts_root_leaves_the_capsule_for_the_next(attem
     incarnation.restoring()
     for _ in range(3):
         root = attempts.root("kill -9 $$")
-        assert root.wait(10) == -9
+        assert root.wait(PATIENCE) == -9
         incarnation.again()
         assert incarnation.root_status is None
     root = attempts.root("exit 3")
-    assert root.wait(10) == 3
+    assert root.wait(PATIENCE) == 3
     assert not incarnation.ended.is_set()
     incarnation.restored()
     incarnation.make_live()
@@ -87,9 +87,7 @@ def test_the_end_of_a_restored_root_is_the_jobs(attempts: Attempts):
     incarnation.restored()
     incarnation.make_live()
     root.kill()
-    started = time.monotonic()
     wait_until(lambda: attempts.events)
-    assert time.monotonic() - started < 10
     (ended,) = attempts.events
     assert isinstance(ended, JobEnded)
     assert ended.outcome.signal == 9

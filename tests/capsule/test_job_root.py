@@ -91,7 +91,7 @@ def test_a_stopped_job_is_reported_and_goes_on_with_sigcont(machine: Machine):
     job.out.find("tick 3")
     job.signal(signal.SIGTSTP)
     wait_until(lambda: job.stops == [ROOT_PID])
-    time.sleep(0.1)
+    job.out.settled()
     before = len(job.out.all)
     time.sleep(0.2)
     assert len(job.out.all) == before
@@ -144,4 +144,7 @@ def test_the_whole_environment_is_the_one_asked_for(machine: Machine):
     mark = uuid.uuid4().hex
     job = machine.job([SH, "-c", "echo up; sleep 100"], env={MARK: mark, "PATH": os.environ["PATH"]})
     job.out.find("up")
-    assert len(marked(mark)) == 3
+    wait_until(
+        lambda: len(marked(mark)) == 3,
+        what="the root, the shell, and the sleep that it starts after its word",
+    )

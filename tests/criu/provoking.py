@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "capsule")]
+    TESTS = Path(__file__).parents[1]
+    sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "capsule")]
 
 from live import Job, Machine, reader
 from provocations import DUMPS, PASSING, PRELUDE, RESTORES, DumpCase, RestoreCase, Scene

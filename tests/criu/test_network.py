@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from live import descriptors
+from support.processes import PATIENCE
 
 from ckptrun.criu import leftovers, probe
 from ckptrun.criu.connections import LOST, End
@@ -29,7 +30,6 @@ Pair = tuple[socket.socket, socket.socket]
 needs_net_admin = pytest.mark.skipif(
     probe.rights() is not probe.Rights.FULL, reason="needs root with NET_ADMIN"
 )
-PATIENCE = 20.0
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -78,7 +77,7 @@ def test_a_job_counts_on_exactly_through_three_restores_while_it_forks(machine: 
         number, clock = job.out.ticks()[0]
         old_number, old_clock = last_ticks[0]
         assert number == old_number + 1
-        assert old_clock - 0.01 <= clock < old_clock + 2, "the job's clock goes on, without the pause"
+        assert old_clock - 0.01 <= clock < old_clock + 10, "the job's clock goes on, without the pause"
         assert int(job.out.find(r"child (\d+)")[1]) > last
     assert len(job.capsule.job_pids()) >= 2
 
@@ -160,16 +159,19 @@ def test_a_restored_job_ends_with_its_own_status_and_takes_signals(machine: Mach
 def test_a_restore_leaks_neither_descriptors_nor_threads(machine: Machine):
     was, images = dumped(machine)
 
-    def cycle() -> tuple[int, int, int]:
+    def held() -> tuple[int, int, int]:
+        return descriptors(), threading.active_count(), len(psutil.Process().children())
+
+    def cycle() -> None:
         job = restored(machine, was, images)
         job.out.goes_on()
         job.capsule.destroy()
         wait_until(job.out.ended.is_set)
-        time.sleep(0.05)
-        return descriptors(), threading.active_count(), len(psutil.Process().children())
 
-    first = cycle()
-    assert [cycle() for _ in range(4)] == [first] * 4
+    before = held()
+    for _ in range(5):
+        cycle()
+        wait_until(lambda: held() == before)
 
 
 def short(images: Mapping[str, Source], prefix: str) -> dict[str, Source]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journalkit import LOOP, Checkpoint, Keeper
+from support.processes import PATIENCE
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
@@ -63,7 +64,7 @@ class WatchedJob:
 
     def kill(self) -> None:
         self.capsule.destroy()
-        assert self.gone.wait(20)
+        assert self.gone.wait(PATIENCE)
         for end in ("_stdin", "_stdout"):
             if hasattr(self, end):
                 getattr(self, end).close()

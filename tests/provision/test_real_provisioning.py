@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ckptrun.criu import debian, install, probe, program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 STRANGER = 5678  # a user id that is nobody's
@@ -81,11 +85,12 @@ def python_for(user: int) -> str:
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("provision")
-    for parent in (folder, *folder.parents[:2]):  # pytest's folders are closed to other users
-        parent.chmod(parent.stat().st_mode | 0o055)
-    return folder / "home"
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="provision-"
+    ) as name:  # pytest's folders are closed to other users
+        Path(name).chmod(0o755)
+        yield Path(name) / "home"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
