@@ -102,9 +102,9 @@ class Attribution:
 
     def close(self) -> None:
         """Forget the capsule."""
-        if self._places is not None:
-            self._places.close()
-        self._places = None
+        places, self._places = self._places, None
+        if places is not None:
+            places.close()
 
     def problem(self) -> str:
         """Return what has gone wrong since the last call, in a sentence, or an empty string."""

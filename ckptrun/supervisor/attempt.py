@@ -132,6 +132,8 @@ class Attempt:
 
     def run(self, slot: Slot) -> None:
         """Dump into `slot` and report; once more if a connection was just doing what cannot be saved."""
+        if self._order.reins.abandoned:  # another incarnation may be running already
+            raise DumpError("the checkpoint was given up")
         flags = self._tools.network.dump_flags
         try:
             return self._run(slot, flags)

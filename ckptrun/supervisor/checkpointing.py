@@ -83,7 +83,8 @@ class Checkpointer:
             slot = self._arena.take(size)
             slot.populate(size + SLACK)
             slot.touch(size + SLACK)
-            attempt.run(slot)
+            with self._tools.alone:
+                attempt.run(slot)
         except CkptrunError as error:
             self._failed(command, slot, attempt, str(error), skipped=isinstance(error, _NoRoomError))
         except Exception as error:  # noqa: BLE001 - a failed checkpoint never harms the job, whatever failed

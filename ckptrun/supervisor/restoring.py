@@ -99,7 +99,8 @@ class Restorer:
         post, number, checkpoint = self._tools.post, command.incarnation, command.checkpoint
         self._retried = ""
         try:
-            age, cut = self._restore(command, incarnation)
+            with self._tools.alone:
+                age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
             self._clear(incarnation)
             self._tools.keep_log("restore", checkpoint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Tools:
     logs: Path
     post: Callable[[Event], None]
     note: Callable[[str], None]
+    alone: threading.Lock = field(default_factory=threading.Lock)
+    """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
 
     def keep_log(self, operation: str, checkpoint: str) -> None:
         """Keep CRIU's log of a failed operation, a few of the newest: ``ckptrun explain`` reads them."""

@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KILL, RAISE, SLEEP, REFUSE = "kill", "raise", "sleep", "refuse"
+KILL, RAISE, SLEEP, REFUSE, HOLD = "kill", "raise", "sleep", "refuse", "hold"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Fault:
         about: calls count whose arguments' text has this.
         commits: calls count once so many checkpoints are committed.
         act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place; ``sleep`` only takes long;
-            ``refuse`` is the kernel's answer where it lacks something.
+            ``refuse`` is the kernel's answer where it lacks something;
+            ``hold`` makes the file `gate` and goes on when it is gone.
         seconds: how long.
+        gate: path of the file of ``hold``.
     """
 
     place: str
@@ -46,6 +49,7 @@ class Fault:
     commits: int = 1
     act: str = KILL
     seconds: float = 0.0
+    gate: str = ""
 
     def __str__(self) -> str:
         about = f" of {self.about.strip('/')}" if self.about else ""
@@ -118,6 +122,12 @@ class Injection:
             return
         if self.fault.act == REFUSE:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if self.fault.act == HOLD:
+            gate = Path(self.fault.gate)
+            gate.touch()
+            while gate.exists():
+                time.sleep(0.01)
+            return
         raise MemoryError("injected by a test")
 
 
