@@ -28,6 +28,12 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def held(lab: Lab) -> None:
+    """For tests that end a job with `Run.finish`: until then it does not take its last step."""
+    lab.hold()
+
+
+@pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that any user may enter: pytest's own are root's."""
     folder = Path(tempfile.mkdtemp(prefix="lab-"))

@@ -13,7 +13,7 @@ from support.run import RESTORED, STARTED, Lab
 if TYPE_CHECKING:
     from support.run import Result
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held")]
 
 JOBS = Path(__file__).parent / "jobs"
 COUNT = (sys.executable, JOBS / "count.py", "--steps", 120)
@@ -78,8 +78,11 @@ def test_fresh_starts_anew_whatever_there_is(lab: Lab):
 def failed(lab: Lab) -> tuple[object, ...]:
     """Have the lineage's last run give up, and return its command."""
     command = (*COUNT, "--fail-at", 60)
-    result = lab.run(*command, options=("--interval", "0.3s", "--max-restarts", "1"))
+    run = lab.start(*command, options=("--max-restarts", "1"))
+    run.checkpoint()
+    result = run.finish()
     assert result.code == 3, result.err
+    assert lab.events(RESTORED)
     assert lab.ask("ls", "--json").json[0]["state"] == "failed"
     return command
 
@@ -185,6 +188,7 @@ def test_restore_at_goes_back_to_the_checkpoint_of_choice(lab: Lab):
     chosen = run.checkpoint()
     run.checkpoint()
     run.kill_supervisor()
+    lab.release()
     asked = lab.ask("restore", "--at", chosen)
     assert asked.code == 0, asked.err
     assert lab.events(RESTORED)[-1]["checkpoint"] == chosen

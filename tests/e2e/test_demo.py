@@ -59,7 +59,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: int):
     demo.send_signal(signum)
     rest = demo.communicate(timeout=PATIENCE)[0]
     assert demo.returncode == 130, rest
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while left := left_behind(tmp_path):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.run import RESTORED
 
 if TYPE_CHECKING:
     from support.run import Lab
@@ -71,16 +72,12 @@ def test_a_script_whose_interpreter_does_not_exist_is_said_to_be_so(lab: Lab):
 
 def test_a_job_that_fails_after_a_checkpoint_again_and_again_ends_with_its_own_code(lab: Lab):
     job = Path(__file__).parent / "jobs" / "count.py"
-    result = lab.run(
-        sys.executable,
-        job,
-        "--steps",
-        200,
-        "--fail-at",
-        50,
-        options=("--interval", "0.3s", "--max-restarts", "2"),
-    )
-    assert result.code == 3
+    options = ("--interval", "0.3s", "--max-restarts", "2")
+    lab.hold()
+    run = lab.start(sys.executable, job, "--steps", 200, "--fail-at", 50, options=options)
+    run.commit()
+    assert run.finish().code == 3
+    assert lab.events(RESTORED)
     assert lab.ask("ls", "--json").json[0]["exit"] == {"by": "job", "code": 3}
 
 

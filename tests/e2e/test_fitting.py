@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from support.run import Lab, Result
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held")]
 
 STEPS = 150
 OFTEN = ("--interval", "0.4s")
@@ -86,8 +86,8 @@ def test_a_library_that_is_replaced_under_the_running_job_stops_its_restore(lab:
     library = library_of(lab.folder)
     kept = shutil.copy2(library, lab.folder / "kept.so")
     job = loading(lab, library)
-    run = lab.start(*job, options=OFTEN)
-    run.commit(2)
+    run = lab.start(*job)
+    run.checkpoint()
     copy = lab.folder / "new.so"
     shutil.copy2(library, copy)
     another_build(copy)

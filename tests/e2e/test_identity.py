@@ -26,12 +26,14 @@ OFTEN = ("--interval", "0.5s")
 @pytest.fixture
 def sudo(sudo: Lab) -> Lab:
     sudo.options = OFTEN
+    sudo.hold()
     return sudo
 
 
 @pytest.fixture
 def ordinary(ordinary: Lab) -> Lab:
     ordinary.options = OFTEN
+    ordinary.hold()
     return ordinary
 
 
@@ -50,7 +52,7 @@ def test_under_sudo_a_job_is_killed_and_restored_as_that_user(sudo: Lab):
         run.commit()
         run.restored(run.kill_job)
     assert Path(f"/proc/{run.job_pid()}").stat().st_uid == NOBODY
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(150)}\n"), result.err
     assert (sudo.work / "log.txt").read_text().splitlines() == count.lines(150)
     assert (sudo.work / "log.txt").stat().st_uid == NOBODY
@@ -84,7 +86,7 @@ def test_an_ordinary_users_job_is_killed_and_restored(ordinary: Lab):
     for _ in range(2):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(150)}\n"), result.err
     assert (ordinary.work / "log.txt").read_text().splitlines() == count.lines(150)
     assert (ordinary.work / "log.txt").stat().st_uid == UNNAMED
@@ -95,16 +97,17 @@ def test_an_ordinary_users_job_of_several_processes_is_restored_again_and_again(
     for _ in range(3):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == family.result(2, 250)
 
 
 def test_an_ordinary_users_clock_goes_on(ordinary: Lab):
     script = (
-        "import time\n"
-        "last = time.monotonic()\n"
-        "for _ in range(120):\n"
+        "import os, time\n"
+        "last, step = time.monotonic(), 0\n"
+        "while step < 120 or os.path.exists('hold'):\n"
+        "    step += 1\n"
         "    time.sleep(0.02)\n"
         "    now = time.monotonic()\n"
         "    assert last < now < last + 60, (last, now)\n"
@@ -114,7 +117,7 @@ def test_an_ordinary_users_clock_goes_on(ordinary: Lab):
     run = ordinary.start(sys.executable, "-c", script)
     run.commit()
     run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, "steady\n"), result.err
 
 

@@ -16,7 +16,7 @@ from jobs import count, family, mapped, threads
 if TYPE_CHECKING:
     from support.run import Lab
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held")]
 
 JOBS = Path(__file__).parent / "jobs"
 OFTEN = ("--interval", "0.4s")
@@ -26,7 +26,7 @@ def test_a_killed_job_ends_as_if_nothing_had_happened(lab: Lab):
     run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, options=OFTEN)
     run.commit()
     run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(150)}\n"), result.err
     assert (lab.work / "log.txt").read_text().splitlines() == count.lines(150)
 
@@ -36,7 +36,7 @@ def test_whatever_signal_ends_the_job_it_is_restored(lab: Lab, signum: int):
     run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, options=OFTEN)
     run.commit()
     run.restored(lambda: os.kill(run.job_pid(), signum))
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(150)}\n"), result.err
 
 
@@ -45,9 +45,7 @@ def test_a_job_that_fails_once_is_restored_and_gets_through(lab: Lab):
     trouble.touch()
     run = lab.start(sys.executable, JOBS / "count.py", "--steps", 120, "--fail-at", 80, "--if", "trouble")
     run.checkpoint()
-    run.event("job-ended")
-    trouble.unlink()
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(120)}\n"), result.err
     assert "exit code 3" in result.err
     assert (lab.work / "log.txt").read_text().splitlines() == count.lines(120)
@@ -57,7 +55,7 @@ def test_a_restore_says_which_checkpoint_and_why(lab: Lab):
     run = lab.start(sys.executable, JOBS / "count.py", "--steps", 120, options=OFTEN)
     run.commit()
     event = run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert event["checkpoint"] in result.err
     assert "SIGKILL" in result.err
 
@@ -68,7 +66,7 @@ def test_several_kills_in_a_row_each_restore_goes_on_from_a_newer_checkpoint(lab
     for _ in range(4):
         run.commit()
         used.append(run.restored(run.kill_job)["checkpoint"])
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(300)}\n"), result.err
     assert len(set(used)) == len(used)
     assert (lab.work / "log.txt").read_text().splitlines() == count.lines(300)
@@ -79,7 +77,7 @@ def test_two_kills_without_a_commit_between_them_restore_the_same_checkpoint_twi
     first = run.checkpoint()
     assert run.restored(run.kill_job)["checkpoint"] == first
     assert run.restored(run.kill_job)["checkpoint"] == first
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{count.result(100)}\n"), result.err
 
 
@@ -88,7 +86,7 @@ def test_what_criu_writes_inside_the_job_is_not_taken_for_the_jobs(lab: Lab):
     run.checkpoint()
     run.restored(run.kill_job)  # the restored processes themselves write the end of CRIU's log
     run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert "restore.log" not in result.err
 
 
@@ -97,7 +95,7 @@ def test_a_job_of_several_processes_survives_kill_after_kill(lab: Lab):
     for _ in range(3):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == family.result(3, 250)
 
@@ -112,7 +110,7 @@ def test_a_threaded_job_survives_kill_after_kill(lab: Lab):
     for _ in range(3):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == threads.result(4, 200)
 
@@ -122,7 +120,7 @@ def test_files_that_are_mapped_rewritten_and_appended_to_are_exact_after_a_kill(
     for _ in range(3):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     mapping, record, log = mapped.undisturbed(250)
     assert (lab.work / "log.bin").read_bytes() == log
@@ -138,24 +136,36 @@ def test_a_daemonized_helper_belongs_to_the_job_and_is_restored_with_it(lab: Lab
         "    os.setsid()\n"
         "    if os.fork(): os._exit(0)\n"
         "    n = 0\n"
-        "    while os.getppid(): n += 1; open('beat', 'w').write(f'{n} {os.getpid()}'); time.sleep(0.02)\n"
+        "    while os.getppid():\n"
+        "        n += 1\n"
+        "        with open('beat.new', 'w') as file: file.write(f'{n} {os.getpid()}')\n"
+        "        os.replace('beat.new', 'beat')\n"
+        "        time.sleep(0.02)\n"
         "os.wait()\n"
-        "for n in range(200): time.sleep(0.02)\n"
-        "print(open('beat').read())\n"
+        "while os.path.exists('hold'): time.sleep(0.02)\n"
     )
     run = lab.start(sys.executable, "-c", script, options=OFTEN)
-    run.commit(2)
+
+    def beat() -> list[str]:
+        return (lab.work / "beat").read_text().split()
+
+    run.until("beats", lambda: (lab.work / "beat").exists() and int(beat()[0]) > 20)
+    run.commit()
     run.restored(run.kill_job)
-    result = run.wait()
+    begun, helper = beat()
+    assert int(begun) > 20
+    run.until("more beats", lambda: int(beat()[0]) > int(begun) + 20)
+    assert beat()[1] == helper
+    result = run.finish()
     assert result.code == 0, result.err
-    assert int(result.out.split()[0]) > 20
 
 
 def test_the_job_sees_one_pid_and_one_clock_all_along(lab: Lab):
     script = (
         "import os, time\n"
-        "pid, last = os.getpid(), time.monotonic()\n"
-        "for _ in range(150):\n"
+        "pid, last, step = os.getpid(), time.monotonic(), 0\n"
+        "while step < 150 or os.path.exists('hold'):\n"
+        "    step += 1\n"
         "    time.sleep(0.02)\n"
         "    now = time.monotonic()\n"
         "    assert os.getpid() == pid and now > last, (os.getpid(), pid, now, last)\n"
@@ -166,7 +176,7 @@ def test_the_job_sees_one_pid_and_one_clock_all_along(lab: Lab):
     for _ in range(2):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, "steady\n"), result.err
 
 

@@ -41,7 +41,7 @@ def test_a_job_whose_machine_is_lost_goes_on_from_the_bucket_with_the_same_diges
     words = list(map(str, TRAINING))
     undisturbed = subprocess.run(words, cwd=reference, capture_output=True, text=True, check=True).stdout
 
-    command = (*TRAINING, "--step-seconds", 0.03)
+    command = (*TRAINING, "--step-seconds", 0.06)
     run = lab.start(*command, options=("--interval", "1s"))
     run.commit(2)
     run.kill_supervisor()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jobs import count
+from support.processes import PATIENCE
 from support.run import Lab
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ import count
 value = ""
 for step in range(1, 121):
     value = count.link(value, step)
+    while step == 80 and Path("hold").exists():
+        time.sleep(0.01)
     if step == 80 and Path("trouble").exists():
+        Path("trouble").unlink()
         {HOG}
     time.sleep(0.02)
 print("result", step, value)
@@ -58,7 +62,7 @@ def memory_group() -> Iterator[Path]:
     try:
         yield group / "cgroup.procs"
     finally:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 group.rmdir()
@@ -75,17 +79,19 @@ def test_a_job_that_ran_out_of_memory_is_restored_and_it_is_said(tmp_path: Path)
         Lab(tmp_path, prefix=("sh", "-c", JOINED, str(processes)), options=("--staging", "32M")) as lab,
     ):
         (lab.work / "trouble").touch()
+        lab.hold()
         run = lab.start(sys.executable, "-c", GREEDY, options=("--interval", "off"))
         run.checkpoint()
+        lab.release()
         ended = run.event("job-ended")
         assert (ended["signal"], ended["oom"]) == (9, True)
-        (lab.work / "trouble").unlink()
         result = run.wait()
         assert (result.code, result.out) == (0, f"{count.result(120)}\n"), result.err
         assert "the OOM killer: memory ran out" in result.err
 
 
 def test_another_program_that_ran_out_of_memory_has_nothing_to_do_with_it(lab: Lab):
+    lab.hold()
     run = lab.start(sys.executable, "-c", GREEDY, options=("--interval", "off"))
     run.checkpoint()
     with memory_group() as processes:
@@ -93,4 +99,4 @@ def test_another_program_that_ran_out_of_memory_has_nothing_to_do_with_it(lab: L
         assert subprocess.run(argv, check=False, capture_output=True).returncode in {-9, 137}
     run.restored(run.kill_job)
     assert run.event("job-ended")["oom"] is False
-    assert run.wait().code == 0
+    assert run.finish().code == 0

@@ -16,6 +16,8 @@ from jobs import count
 if TYPE_CHECKING:
     from support.run import Lab
 
+pytestmark = pytest.mark.usefixtures("held")
+
 JOBS = Path(__file__).parent / "jobs"
 OFTEN = ("--interval", "0.4s")
 
@@ -105,15 +107,19 @@ def test_dev_null_as_input_is_the_end_of_input(lab: Lab):
 
 @pytest.mark.slow
 def test_output_goes_on_after_a_restore_and_repeats_only_what_followed_the_checkpoint(lab: Lab):
-    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, "--talk", options=OFTEN)
-    run.commit(2)
+    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, "--talk")
+    run.prints("\n")
+    run.checkpoint()
+    assert run.stdout is not None
+    output, printed = run.stdout, len(run.stdout.data)
+    run.until("more lines", lambda: output.data.count(b"\n", printed) > 1)
     run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
-    printed = result.out.splitlines()
-    assert printed[-1].startswith("result")
-    assert set(printed[:-1]) == set(count.lines(150))
-    steps = [int(line.split()[0]) for line in printed[:-1]]
+    lines = result.out.splitlines()
+    assert lines[-1].startswith("result")
+    assert set(lines[:-1]) == set(count.lines(150))
+    steps = [int(line.split()[0]) for line in lines[:-1]]
     (back,) = [at for at in range(1, len(steps)) if steps[at] <= steps[at - 1]]  # one jump, to the checkpoint
     assert steps == [*range(1, steps[back - 1] + 1), *range(steps[back], 151)]
 
@@ -143,7 +149,7 @@ def test_piped_input_is_replayed_every_line_once(lab: Lab):
     run.restored(run.kill_job)
     run.commit(1)
     run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert (lab.work / "done.txt").read_text() == "".join(lines)
     assert result.out == "120 lines\n"
@@ -168,7 +174,7 @@ def test_input_that_comes_slowly_is_not_lost_between_two_incarnations(lab: Lab):
     run.restored(run.kill_job)
     send(10)
     run.stdin.close()
-    assert run.wait().code == 0
+    assert run.finish().code == 0
     assert done.read_text() == "".join(sent)
 
 
@@ -207,6 +213,7 @@ def test_a_flood_of_input_is_replayed_exactly(lab: Lab):
         "import hashlib, os, time\n"
         "digest = hashlib.sha256()\n"
         "while data := os.read(0, 50_000): digest.update(data); time.sleep(0.01)\n"
+        "while os.path.exists('hold'): time.sleep(0.01)\n"
         "print(digest.hexdigest())\n"
     )
     feeder = subprocess.Popen(["cat", lab.work / "in.bin"], stdout=subprocess.PIPE)
@@ -214,7 +221,7 @@ def test_a_flood_of_input_is_replayed_exactly(lab: Lab):
     for _ in range(3):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     feeder.wait()
     assert (result.code, result.out.strip()) == (0, hashlib.sha256(flood).hexdigest()), result.err
 
@@ -236,13 +243,14 @@ def test_a_pipeline_inside_the_job_survives_a_kill(lab: Lab):
     run = lab.start(
         "bash",
         "-c",
-        f"seq 1 200 | {sys.executable} stage.py | {sys.executable} stage.py > out.txt; tail -1 out.txt",
+        "(seq 1 199; while [ -e hold ]; do sleep 0.05; done; echo 200) | "
+        f"{sys.executable} stage.py | {sys.executable} stage.py > out.txt; tail -1 out.txt",
         options=OFTEN,
     )
     for _ in range(2):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, "800\n"), result.err
     assert (lab.work / "out.txt").read_text() == "".join(f"{n * 4}\n" for n in range(1, 201))
 
@@ -260,7 +268,7 @@ def test_a_redirected_output_has_every_line_once_after_a_kill(lab: Lab, mode: st
         size = both.stat().st_size
         run.until("more output", lambda: both.stat().st_size > size)
         run.restored(run.kill_job)
-        assert run.wait().code == 0
+        assert run.finish().code == 0
     printed = both.read_text().splitlines()
     own = [line for line in printed if line.startswith("ckptrun: ")]
     lines = ["before"] if mode == "ab" else []

@@ -14,7 +14,7 @@ from support.talking import HALF, OFTEN, WAIT, expect_to_reconnect, never_answer
 if TYPE_CHECKING:
     from support.run import Lab
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held")]
 
 JOBS = Path(__file__).parent / "jobs"
 
@@ -41,7 +41,7 @@ def test_heavy_traffic_both_ways_inside_the_job_is_exact_after_restores(lab: Lab
     for _ in range(2):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert sorted(result.out.splitlines()) == outcome(count)
     assert "closed" not in result.err
@@ -53,7 +53,7 @@ def test_ten_restores_in_a_row_of_a_connection_inside_the_job_are_exact(lab: Lab
     for _ in range(10):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert result.code == 0, result.err
     assert sorted(result.out.splitlines()) == outcome(count)
     assert len(lab.events("job-restored")) == 10
@@ -184,9 +184,9 @@ client = http.client.HTTPConnection(*server.server_address)
 client.connect()
 first = client.sock
 for number in range(250):
+    pause(number, 249)
     client.request("POST", "/", body=b"%d" % number * 1000)
     assert client.getresponse().read() == (b"%d" % number * 1000)[::-1]
-    time.sleep(0.01)
 say("same connection", client.sock is first)
 """
 
@@ -202,8 +202,8 @@ if __name__ == "__main__":
     manager.start()
     adder = manager.Adder()
     for number in range(250):
+        pause(number, 249)
         last = adder.add(number)
-        time.sleep(0.01)
     say("sum", last)
     manager.shutdown()
 """
@@ -218,12 +218,12 @@ if os.fork() == 0:
         try: b.send(b.recv(100)[::-1])
         except OSError: pass
 for number in range(250):
+    pause(number, 249)
     while True:  # a datagram may be lost, at a checkpoint too
         try:
             a.send(b"%d" % number)
             if a.recv(100)[::-1] == b"%d" % number: break
         except OSError: pass
-    time.sleep(0.01)
 say("answers", number + 1)
 """
 
@@ -235,10 +235,10 @@ if os.fork() == 0:
     while True:
         for _, b in pairs: b.send(b.recv(100)[::-1])
 for number in range(250):
+    pause(number, 249)
     for a, _ in pairs:
         a.send(b"<%d>" % number)
         assert a.recv(100)[::-1] == b"<%d>" % number
-    time.sleep(0.01)
 say("answers", number + 1)
 """
 
@@ -258,8 +258,8 @@ def links():
             data = data[length + 3 & ~3:]
 first = links()
 for number in range(250):
+    pause(number, 249)
     assert links() == first
-    time.sleep(0.01)
 say("same links", first > 0)
 """
 
@@ -281,7 +281,7 @@ def test_processes_of_a_job_go_on_talking_after_restores(lab: Lab, script: str, 
     for _ in range(2):
         run.commit()
         run.restored(run.kill_job)
-    result = run.wait()
+    result = run.finish()
     assert (result.code, result.out) == (0, f"{last}\n"), result.err
 
 

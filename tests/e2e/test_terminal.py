@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from support.processes import PATIENCE, POLL_SECONDS
-from support.run import COMMITTED, RESTORED
+from support.run import COMMITTED, RESTORED, STAGED
 from support.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 def wait_for_commits(lab: Lab, count: int) -> None:
-    goal = len(lab.events(COMMITTED)) + count
-    wait_until("commits", lambda: len(lab.events(COMMITTED)) >= goal)
+    known = {event["id"] for event in lab.events(STAGED)}
+    wait_until("commits", lambda: len({event["id"] for event in lab.events(COMMITTED)} - known) >= count)
 
 
 def test_the_job_has_a_terminal_of_the_windows_size(terminal: Terminal):
@@ -78,6 +78,7 @@ def test_a_new_window_size_passes(terminal: Terminal):
 def test_ctrl_c_goes_to_the_job_and_it_is_not_restored(terminal: Terminal):
     run(terminal, *BAR, 2000, 0.02, options=("--interval", "0.4s"))
     terminal.shows("step 60")
+    wait_for_commits(terminal.lab, 1)
     terminal.type(CTRL_C)
     terminal.shows("interrupted by the user")
     terminal.shows("$ ")
@@ -127,10 +128,13 @@ def test_suspended_twice(terminal: Terminal):
 
 
 def test_a_job_killed_in_a_terminal_is_restored_and_its_bar_goes_on(terminal: Terminal):
+    terminal.lab.hold()
     run(terminal, *BAR, 200, 0.02, options=("--interval", "0.4s"))
     terminal.shows("step 60 ")
+    wait_for_commits(terminal.lab, 1)
     job(terminal.lab).kill()
     terminal.shows("runs again")
+    terminal.lab.release()
     terminal.shows("step 200 of 200")
     terminal.shows("full")
     terminal.shows("$ ")
@@ -141,6 +145,7 @@ def test_a_job_killed_in_a_terminal_is_restored_and_its_bar_goes_on(terminal: Te
 def test_keys_work_after_a_restore(terminal: Terminal):
     run(terminal, *BAR, 3000, 0.02, options=("--interval", "0.4s"))
     terminal.shows("step 60 ")
+    wait_for_commits(terminal.lab, 1)
     job(terminal.lab).kill()
     terminal.shows("runs again")
     terminal.shows("step ")
@@ -194,6 +199,7 @@ def test_output_redirected_while_typing_stays_on_the_terminal(terminal: Terminal
 
 
 def test_in_the_background_it_leaves_the_keys_to_the_shell_and_fg_brings_it_back(terminal: Terminal):
+    terminal.lab.hold()
     command = shlex.join(terminal.lab.run_argv(*BAR, 400, 0.02))
     terminal.line(f"{command} > out.txt &")
     terminal.shows("$ ")
@@ -206,6 +212,7 @@ def test_in_the_background_it_leaves_the_keys_to_the_shell_and_fg_brings_it_back
     terminal.shows("Running")
     terminal.line("fg")
     terminal.shows("> out.txt\r\n")
+    terminal.lab.release()
     wait_until("the end", lambda: "full" in out.read_text())
     terminal.shows("$ ")
     terminal.line("echo code $?")

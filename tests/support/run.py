@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "job"
+HOLD = "hold"
 STARTED, RESTORED, COMMITTED = "job-started", "job-restored", "checkpoint-committed"
+STAGED = "checkpoint-staged"
 
 Event: TypeAlias = "dict[str, Any]"
 Stream: TypeAlias = "int | IO[bytes]"
@@ -68,12 +70,18 @@ class Run:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"ckptrun still runs after {timeout:g} s\n{self.story()}") from None
+            held = "; the job is held: see finish()" if (self.lab.work / HOLD).exists() else ""
+            raise AssertionError(f"ckptrun still runs after {timeout:g} s{held}\n{self.story()}") from None
         return Result(
             self.process.returncode,
             self.stdout.end() if self.stdout else b"",
             self.stderr.end() if self.stderr else b"",
         )
+
+    def finish(self) -> Result:
+        """Let a held job take its last step, and wait for the end."""
+        self.lab.release()
+        return self.wait()
 
     def until(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         """Wait until `condition` returns something true, and return that; fail when ckptrun ends first."""
@@ -95,12 +103,17 @@ class Run:
         )
 
     def commit(self, count: int = 1) -> Event:
-        """Wait until `count` more checkpoints are committed than are now; return the last one's event."""
-        goal = len(self.lab.events(COMMITTED)) + count
-        return self.until(
-            f"{count} more commits",
-            lambda: self.lab.events(COMMITTED)[goal - 1] if len(self.lab.events(COMMITTED)) >= goal else None,
-        )
+        """Wait until `count` checkpoints that are not complete yet are committed; return the last one's event.
+
+        One that is complete may be restored before it is committed: its commit says nothing about what came after.
+        """
+        known = {event["id"] for event in self.lab.events(STAGED)}
+
+        def committed() -> Event | None:
+            new = [event for event in self.lab.events(COMMITTED) if event["id"] not in known]
+            return new[count - 1] if len(new) >= count else None
+
+        return self.until(f"{count} more commits", committed)
 
     def restored(self, action: Callable[[], Any]) -> Event:
         """Do something that ends the job and wait until it runs again."""
@@ -277,6 +290,7 @@ class Lab:
 
     def run(self, *command: object, timeout: float = PATIENCE, **how: Any) -> Result:
         """Run a job under ckptrun to its end."""
+        self.release()
         return self.start(*command, **how).wait(timeout)
 
     def ask(self, command: str, *words: str, timeout: float = PATIENCE) -> Result:
@@ -316,6 +330,14 @@ class Lab:
         self.runs.append(run)
         return run.wait(timeout)
 
+    def hold(self) -> None:
+        """Have the jobs of `tests/e2e/jobs` wait before their last step, however long it takes to disturb them."""
+        (self.work / HOLD).touch()
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        (self.work / HOLD).unlink(missing_ok=True)
+
     def events(self, name: str | None = None) -> list[Event]:
         """Return the diary, or its events of one name."""
         return [event for event in read_events(self.run_dir / FILE_NAME) if name in (None, event["event"])]
@@ -346,7 +368,7 @@ class Lab:
         except (OSError, psutil.NoSuchProcess):
             return False
 
-    def expect_nothing_left(self, timeout: float = 10) -> None:
+    def expect_nothing_left(self, timeout: float = PATIENCE) -> None:
         """Fail if any process of this lab still lives after a moment."""
         deadline = time.monotonic() + timeout
         while left := self.processes():
@@ -358,7 +380,7 @@ class Lab:
         for run in self.runs:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.process.pid, signal.SIGKILL)
-            run.process.wait(10)
+            run.process.wait(PATIENCE)
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

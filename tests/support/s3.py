@@ -163,10 +163,10 @@ def weed() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody has now; below 50000, since some programs add 10000 for a second one."""
+    """Return loopback ports that nobody has now, below those that the kernel gives to whoever connects."""
     sockets: list[socket.socket] = []
     try:
-        for port in range(20000 + os.getpid() * 37 % 25000, 50000):
+        for port in range(15000 + os.getpid() * 37 % 15000, 32768):
             one = socket.socket()
             try:
                 one.bind(("127.0.0.1", port))

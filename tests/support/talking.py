@@ -19,6 +19,9 @@ import os, sys, time
 def wait_for(name):
     while not os.path.exists(name): time.sleep(0.01)
 def say(*words): print(*words, flush=True)
+def pause(number, last):
+    time.sleep(0.01)
+    while number == last and os.path.exists("hold"): time.sleep(0.01)
 """
 """What jobs that are told when to go on begin with."""
 
@@ -29,6 +32,7 @@ def connect(): return socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 def fail(): raise ConnectionError("an end of file")
 connection, lost = connect(), []
 for number in range(300):
+    pause(number, 299)
     line = b"%d\\n" % number
     while True:
         try:
@@ -43,7 +47,6 @@ for number in range(300):
         else:
             break
     assert answer == line, (answer, line)
-    time.sleep(0.01)
 say("lost", *lost)
 """
 
@@ -123,11 +126,14 @@ def restored_at(lab: Lab, script: str, mark: str, *options: str) -> Run:
 def expect_to_reconnect(lab: Lab) -> None:
     """Run a client of an echo server outside through two restores; it must be told and reconnect each time."""
     with outside(echo) as server:
-        run = lab.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port, options=OFTEN)
-        for _ in range(2):
-            run.commit()
+        lab.hold()
+        run = lab.start(sys.executable, "-c", WAIT + ECHO_CLIENT, server.port)
+        for connections in (1, 2):
+            run.until("connection", lambda count=connections: server.accepted == count)
+            run.checkpoint()
             run.restored(run.kill_job)
-        result = run.wait()
+        run.until("connection", lambda: server.accepted == 3)
+        result = run.finish()
         lost = "lost ConnectionResetError ConnectionResetError\n"
         assert (result.code, result.out) == (0, lost), result.err
         assert server.accepted == 3

@@ -83,7 +83,7 @@ class Terminal:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         os.close(self._master)
 
 

@@ -7,6 +7,10 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
+
+HOLD = Path("hold")
+"""While this file exists, the bar does not become full."""
 
 
 def main() -> None:
@@ -16,6 +20,8 @@ def main() -> None:
     print(f"size {size()}", flush=True)
     try:
         for step in range(1, steps + 1):
+            while step == steps and HOLD.exists():
+                time.sleep(0.01)
             print(f"\rstep {step} of {steps}", end="", flush=True)
             time.sleep(pause)
     except KeyboardInterrupt:

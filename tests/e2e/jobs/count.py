@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+HOLD = Path("hold")
+"""While this file exists, the job does not take its last step, or the one that fails."""
+
 
 def link(previous: str, step: int) -> str:
     return hashlib.sha256(f"{previous} {step}".encode()).hexdigest()[:16]
@@ -35,7 +38,9 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("log.txt"))
     parser.add_argument("--talk", action="store_true", help="print every step")
     parser.add_argument("--fail-at", type=int, default=0, help="exit with 3 at this step")
-    parser.add_argument("--if", dest="only_if", type=Path, help="but only if this file exists")
+    parser.add_argument(
+        "--if", dest="only_if", type=Path, help="but only if this file exists, which is removed"
+    )
     parser.add_argument("--ignore-term", action="store_true")
     options = parser.parse_args()
     if options.ignore_term:
@@ -44,12 +49,16 @@ def main() -> None:
     value = ""
     with options.log.open("a", encoding="ascii") as log:
         for step in range(1, options.steps + 1):
+            while step == (options.fail_at or options.steps) and HOLD.exists():
+                time.sleep(0.01)
             value = link(value, step)
             log.write(f"{step} {value}\n")
             log.flush()
             if options.talk:
                 print(f"{step} {value}", flush=True)
             if step == options.fail_at and (options.only_if is None or options.only_if.exists()):
+                if options.only_if is not None:
+                    options.only_if.unlink()
                 print("the job fails", file=sys.stderr, flush=True)
                 sys.exit(3)
             time.sleep(options.pause)

@@ -6,6 +6,10 @@ import hashlib
 import os
 import sys
 import time
+from pathlib import Path
+
+HOLD = Path("hold")
+"""While this file exists, the job does not begin its last round."""
 
 
 def answer(worker: int, state: str, number: int) -> str:
@@ -56,6 +60,8 @@ def main() -> None:
     pipes = [start(worker) for worker in range(workers)]
     total = hashlib.sha256()
     for number in range(rounds):
+        while number == rounds - 1 and HOLD.exists():
+            time.sleep(0.01)
         for questions, _ in pipes:
             os.write(questions, str(number).encode())
         total.update(" ".join(os.read(answers, 64).decode() for _, answers in pipes).encode())

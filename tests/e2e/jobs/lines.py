@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+HOLD = Path("hold")
+"""While this file exists, the job does not end."""
+
 
 def main() -> None:
     pause = float(sys.argv[1])
@@ -17,6 +20,8 @@ def main() -> None:
             done.write(line)
             done.flush()
             time.sleep(pause)
+        while HOLD.exists():
+            time.sleep(0.01)
     print(f"{count} lines", flush=True)
 
 
