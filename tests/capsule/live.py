@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import shutil
 import signal
 import struct
@@ -85,12 +86,24 @@ class Lines:
         self.all: list[str] = []
         self.ended = threading.Event()
         self._fd = fd
+        self._reading = threading.Lock()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        with os.fdopen(self._fd, "r", errors="replace") as file:
-            for line in file:
-                self.all.append(line.rstrip("\n"))
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        rest = b""
+        while poll.poll():
+            with self._reading:
+                data = os.read(self._fd, 65536)
+                *lines, rest = (rest + data).split(b"\n")
+                self.all += [line.decode(errors="replace").rstrip("\r") for line in lines]
+            if not data:
+                break
+        if rest:
+            self.all.append(rest.decode(errors="replace"))
+        with self._reading:
+            os.close(self._fd)
         self.ended.set()
 
     def find(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
@@ -111,13 +124,12 @@ class Lines:
 
     def settled(self) -> None:
         """Wait until everything that was written has been read; the writer must be stopped."""
-        seen, deadline = -1, time.monotonic() + PATIENCE
-        while (
-            seen != len(self.all) or struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
-        ):
-            assert time.monotonic() < deadline, "the writer is not stopped"
-            seen = len(self.all)
-            time.sleep(0.2)
+
+        def read() -> bool:
+            with self._reading:
+                return not struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
+
+        wait_until(read, what="everything is read")
 
     def ticks(self) -> list[tuple[int, float]]:
         """Return (counter, clock) of every tick so far."""

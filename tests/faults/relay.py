@@ -25,6 +25,7 @@ class Relay:
         self.url = f"http://127.0.0.1:{self._port}"
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
         self.mend()
 
     def __enter__(self) -> Self:
@@ -44,19 +45,25 @@ class Relay:
     def cut(self) -> None:
         """End all connections and refuse new ones."""
         listener, self._listener = self._listener, None
-        for one in (listener, *self._open):
-            if one is not None:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
-        self._open.clear()
+        with self._lock:
+            for one in (listener, *self._open):
+                if one is not None:
+                    with contextlib.suppress(OSError):
+                        one.shutdown(socket.SHUT_RDWR)
+                    one.close()
+            self._open.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 inner, _ = listener.accept()
                 outer = socket.create_connection(self._target)
-                self._open |= {inner, outer}
+                with self._lock:
+                    if self._listener is not listener:  # cut since it was accepted
+                        inner.close()
+                        outer.close()
+                        return
+                    self._open |= {inner, outer}
                 for source, sink in ((inner, outer), (outer, inner)):
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import chain
 import psutil
 import pytest
 from injected import Fault
+from support.processes import PATIENCE, POLL_SECONDS
 from support.run import RESTORED, STARTED
 
 from ckptrun.store.repository import Lineage, open_backend
@@ -96,8 +98,12 @@ def nothing_lives(lab: Lab, run: Run) -> None:
     """Check that the job is gone, and CRIU, which has none of the lab's environment, too."""
     lab.expect_nothing_left()
     workplace = f"/{PREFIX}{run.process.pid}-"
-    for process in psutil.process_iter(["cmdline"]):
-        assert workplace not in " ".join(process.info["cmdline"] or ()), process
+    deadline = time.monotonic() + PATIENCE
+    while left := [
+        p for p in psutil.process_iter(["cmdline"]) if workplace in " ".join(p.info["cmdline"] or ())
+    ]:
+        assert time.monotonic() < deadline, left
+        time.sleep(POLL_SECONDS)
 
 
 def committed(lab: Lab) -> list[str]:

@@ -48,9 +48,13 @@ def truncate(path: Path) -> None:
 
 
 def interrupted(lab: Lab, commits: int = 2) -> list[str]:
-    """Have a run killed after some commits; return the ids of its checkpoints, newest first."""
-    run = lab.start(*JOB, options=OFTEN)
-    run.commit(commits)
+    """Have a run killed after some commits; return the ids of its checkpoints, newest first.
+
+    None is under way when it is killed: the newest files are the newest checkpoint's.
+    """
+    run = lab.start(*JOB)
+    for _ in range(commits):
+        run.checkpoint()
     run.kill_supervisor()
     return [checkpoint["id"] for checkpoint in lab.checkpoints()]
 

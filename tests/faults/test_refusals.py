@@ -96,9 +96,12 @@ def test_root_without_what_every_restore_needs_is_told_what_is_missing(lab: Lab,
 @pytest.mark.parametrize("name", ["sys_ptrace", "net_admin"])
 def test_root_is_not_asked_for_capabilities_that_this_job_can_do_without(lab: Lab, name: str):
     lab.prefix = without_capability(name)
-    run = lab.start("sh", "-c", "sleep 2; echo done", options=("--interval", "0.3s"))
+    run = lab.start(
+        "sh", "-c", "until [ -e go ]; do sleep 0.05; done; echo done", options=("--interval", "0.3s")
+    )
     run.commit()
     run.restored(run.kill_job)
+    (lab.work / "go").touch()
     result = run.wait()
     assert (result.code, result.out) == (0, "done\n"), result.err
 

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE, die_with_parent
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,12 +43,34 @@ def test_an_installed_wheel_runs_a_job_and_takes_a_checkpoint(wheel: Path, tmp_p
         "HOME": str(tmp_path),
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
-    job = "import time; time.sleep(3)"
-    command = [home / "bin/ckptrun", "--name", "w", "--interval", "1s", "--", sys.executable, "-c", job]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    ckptrun = home / "bin/ckptrun"
+    argv = [
+        ckptrun,
+        "--name",
+        "w",
+        "--interval",
+        "off",
+        "--",
+        "sh",
+        "-c",
+        "until [ -e go ]; do sleep 0.1; done",
+    ]
+    with subprocess.Popen(
+        argv,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+    ) as run:
+        deadline = time.monotonic() + PATIENCE
+        while subprocess.run([ckptrun, "checkpoint", "w", "--wait"], env=environment, check=False).returncode:
+            assert time.monotonic() < deadline
+        (tmp_path / "go").touch()
+        told = run.communicate(timeout=PATIENCE)[1]
+    assert run.returncode == 0, told
     shown = subprocess.run(
-        [home / "bin/ckptrun", "show", "w", "--json"],
+        [ckptrun, "show", "w", "--json"],
         env=environment,
         capture_output=True,
         text=True,

@@ -69,11 +69,22 @@ class Terminal:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.screen = Collector(self._master)
 
+    def end(self) -> bytes:
+        """Return all that was written, once nobody else has the terminal open."""
+        self._close_slave()
+        return self.screen.end()
+
     def close(self) -> None:
         """Close both ends, once."""
-        for fd in (self.slave, self._master):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._close_slave()
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+    def _close_slave(self) -> None:
+        if self.slave >= 0:
+            os.close(self.slave)
+            self.slave = -1
 
 
 def alone(program: Program, folder: Path, environment: dict[str, str]) -> Outcome:
@@ -98,7 +109,7 @@ def alone(program: Program, folder: Path, environment: dict[str, str]) -> Outcom
         process.kill()
         raise AssertionError(f"{program.name} does not end by itself") from None
     if terminal:
-        said, errors = bytes(terminal.screen.data), b""
+        said, errors = terminal.end(), b""
         terminal.close()
     assert process.returncode == 0, (
         f"{program.name} fails when it runs alone: {(said + errors)[-3000:].decode()}"
@@ -180,6 +191,8 @@ class Performance:
         """Wait for the end and return the outcome; every start but the first must have been a restore."""
         assert self.run is not None
         result = self.run.wait(END_SECONDS)
+        if self.terminal:
+            self.terminal.end()
         assert result.code == 0, f"exit code {result.code}\n{self.story()}"
         starts = [event["event"] for event in self.events() if event["event"] in {STARTED, RESTORED}]
         assert starts == [STARTED, *[RESTORED] * self.kills], f"{starts}\n{self.story()}"
