@@ -107,7 +107,7 @@ def test_dev_null_as_input_is_the_end_of_input(lab: Lab):
 
 @pytest.mark.slow
 def test_output_goes_on_after_a_restore_and_repeats_only_what_followed_the_checkpoint(lab: Lab):
-    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, "--talk")
+    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, "--talk", "--pause", 0.1)
     run.prints("\n")
     run.checkpoint()
     assert run.stdout is not None
