@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import signal
 from pathlib import Path
+
+_PF_EXITING = 0x4
+_SIGKILL = 1 << (signal.SIGKILL - 1)
 
 
 def descendants(pid: int) -> list[int]:
@@ -32,3 +37,22 @@ def pid_inside(host_pid: int) -> int | None:
             if line.startswith(b"NSpid:"):
                 return int(line.split()[-1])
     return None
+
+
+def is_over(host_pid: int) -> bool:
+    """Tell whether a process has ended or is about to: every thread of it is gone, leaving, or killed."""
+    threads: list[Path] = []
+    with contextlib.suppress(OSError):
+        threads += Path(f"/proc/{host_pid}/task").iterdir()
+    return all(map(_is_leaving, threads))
+
+
+def _is_leaving(thread: Path) -> bool:
+    try:
+        state, *numbers = (thread / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        pending = re.findall(
+            r"^S(?:ig|hd)Pnd:\s*(\w+)", (thread / "status").read_text(errors="replace"), re.MULTILINE
+        )
+    except OSError:
+        return True
+    return state in "ZX" or bool(int(numbers[5]) & _PF_EXITING) or any(int(p, 16) & _SIGKILL for p in pending)

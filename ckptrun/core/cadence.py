@@ -74,6 +74,10 @@ class Cadence:
         pause = BACKOFF_FLOOR if retry_after is None else retry_after
         return replace(self._not_before(now + max(SKIP_FLOOR, pause)), skips=self.skips + 1)
 
+    def cut_short(self, now: float) -> Cadence:
+        """Return the cadence after a dump that the job's own end cut short: neither failed nor skipped."""
+        return self._not_before(now + BACKOFF_FLOOR)
+
     def _auto(self, now: float, cost_seconds: float) -> Cadence:
         if self.interval != "auto":
             return self

@@ -95,6 +95,9 @@ def dump_failed(turn: Turn, event: DumpFailed) -> None:
         soon = event.retry_after is not None or turn.state.cadence.skips > 0
         turn.say(DETAIL if soon else NORMAL, f"checkpoint {dump.id} was skipped: {event.reason}")
         turn.change(cadence=turn.state.cadence.skipped(turn.now, event.retry_after))
+    elif event.job_ended:
+        turn.say(DETAIL, f"checkpoint {dump.id} was not taken: {event.reason}")
+        turn.change(cadence=turn.state.cadence.cut_short(turn.now))
     else:
         first = turn.state.cadence.failures == 0
         turn.say(NORMAL if first else DETAIL, f"checkpoint {dump.id} failed: {event.reason}; the job runs on")

@@ -207,6 +207,9 @@ class DumpFinished:
     retried: str = ""
 
 
+JOB_ENDED = "the job ended while the checkpoint was being taken"
+
+
 @dataclass(frozen=True, slots=True)
 class DumpFailed:
     """No checkpoint came of a dump, and the job runs on; its local memory is free again.
@@ -217,6 +220,7 @@ class DumpFailed:
         reason: one clause.
         skipped: a hook or a critical section did not want it now; not an error.
         retry_after: seconds after which another try makes sense, if known.
+        job_ended: there was no job any more: its end, told by an event of its own, is all there is to say.
     """
 
     now: float
@@ -224,6 +228,7 @@ class DumpFailed:
     reason: str
     skipped: bool = False
     retry_after: float | None = None
+    job_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def not_staged(turn: Turn, event: DumpFailed) -> None:
     if dump.trigger is not Trigger.PREEMPTION or dump.abandoned:
         return
     again = turn.now + max(RETRY_SECONDS, event.retry_after or 0.0)
-    if (event.skipped or event.retry_after is not None) and again < _stop(turn).checkpoint_by:
+    passing = event.skipped or event.job_ended or event.retry_after is not None
+    if passing and again < _stop(turn).checkpoint_by:
         turn.change(stop=replace(_stop(turn), next_try=again))
     else:
         _signal(turn, f"the last checkpoint failed: {event.reason}")

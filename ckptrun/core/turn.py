@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.commands import AbandonDump, Answer, DropLocal, Finish, KillCapsule, Record, Say, WakeAt
+from ckptrun.core.events import JOB_ENDED
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.state import Phase, Stored
 
@@ -78,13 +79,14 @@ class Turn:
         if dump is None or dump.abandoned:
             return
         self.emit(AbandonDump(dump.id))
-        self.disappoint(dump.requests, why)
+        self.record("checkpoint-failed", id=dump.id, trigger=dump.trigger.value, reason=why)
+        self.disappoint(dump.requests, f"checkpoint {dump.id} failed: {why}")
         self.change(dump=replace(dump, abandoned=True, requests=()))
 
     def incarnation_over(self) -> None:
         """Note that nothing of the newest incarnation lives any more."""
         self.change(incarnation=replace(self.state.incarnation, alive=False))
-        self.abandon_dump("the job ended during the dump")
+        self.abandon_dump(JOB_ENDED)
 
     def kill(self, verdict: Finish) -> None:
         """Kill the capsule; the run ends with ``verdict`` once it is gone."""

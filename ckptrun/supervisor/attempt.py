@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule.capsule import ROOT_PID
+from ckptrun.core.events import JOB_ENDED
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
 from ckptrun.criu import dumping, engine, remedies
 from ckptrun.criu.queues import BereftError, TornError
@@ -210,6 +211,8 @@ class Attempt:
         files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
+        if incarnation.dead():
+            raise DumpError(JOB_ENDED)  # /proc told less of it than CRIU has saved
         self._moment = _Moment(position, files, monotonic, boottime, time.time(), affinity.noted(pids))
         if self._command.hold:
             self._report(slot, images, time.monotonic() - self._started)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptrun.core.events import DumpFailed, DumpFinished
+from ckptrun.core.events import JOB_ENDED, DumpFailed, DumpFinished
 from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
 from ckptrun.errors import CkptrunError, DumpError
@@ -86,25 +86,23 @@ class Checkpointer:
             with self._tools.alone:
                 attempt.run(slot)
         except CkptrunError as error:
-            self._failed(command, slot, attempt, str(error), skipped=isinstance(error, _NoRoomError))
+            self._failed(order, attempt, slot, str(error), skipped=isinstance(error, _NoRoomError))
         except Exception as error:  # noqa: BLE001 - a failed checkpoint never harms the job, whatever failed
-            self._failed(command, slot, attempt, repr(error))
+            self._failed(order, attempt, slot, repr(error))
 
     def _failed(
-        self,
-        command: TakeCheckpoint,
-        slot: Slot | None,
-        attempt: Attempt,
-        reason: str,
-        *,
-        skipped: bool = False,
+        self, order: Order, attempt: Attempt, slot: Slot | None, reason: str, *, skipped: bool = False
     ) -> None:
         if attempt.finished:
             return  # a held job was killed or released after its dump had been reported
         if slot:
             self._arena.give(slot)
-        self._tools.keep_log("dump", command.id)
-        self._tools.post(DumpFailed(time.monotonic(), command.id, reason, skipped=skipped))
+        now, checkpoint = time.monotonic(), order.command.id
+        if order.incarnation.dead():  # whatever was noticed of it, CRIU's words or ours, is a consequence
+            self._tools.post(DumpFailed(now, checkpoint, JOB_ENDED, job_ended=True))
+            return
+        self._tools.keep_log("dump", checkpoint)
+        self._tools.post(DumpFailed(now, checkpoint, reason, skipped=skipped))
 
     def _check_room(self, size: int) -> None:
         if reason := self._room(size):

@@ -17,7 +17,7 @@ import psutil
 
 from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
 from ckptrun.capsule.helper import HIDDEN
-from ckptrun.capsule.processes import pid_inside
+from ckptrun.capsule.processes import is_over, pid_inside
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
 from ckptrun.criu.available import oom_kills
@@ -194,7 +194,7 @@ class Incarnation:
     def dead(self) -> bool:
         """Whether the job root or the job's first process has died, even if nobody could be told yet."""
         pids = self.pids()
-        return len(pids) < 2 or any(_is_zombie(pid) for pid in (pids[0], self.job_pid() or 0))
+        return len(pids) < 2 or any(is_over(pid) for pid in (pids[0], self.job_pid() or 0))
 
     def job_pid(self) -> int | None:
         """Return the PID, seen from here, of the job's first process; None while there is none."""
@@ -266,10 +266,3 @@ class Incarnation:
             oom = -code == 9 and oom_kills() > self._oom_before
             outcome = Outcome(signal=-code, oom=oom, after_interrupt=after)
         self._post(JobEnded(now, self.number, outcome))
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return True

@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptrun.capsule.capsule import ROOT_PID
+from ckptrun.capsule.processes import descendants, is_over, pid_inside
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KILL, RAISE, SLEEP, REFUSE, HOLD = "kill", "raise", "sleep", "refuse", "hold"
+KILL, KILL_JOB, RAISE, SLEEP, REFUSE, HOLD = "kill", "kill-job", "raise", "sleep", "refuse", "hold"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Fault:
         nth: in which call, of those that count; 0: in each.
         about: calls count whose arguments' text has this.
         commits: calls count once so many checkpoints are committed.
-        act: ``kill`` is SIGKILL for ckptrun; ``raise`` is a MemoryError in its place; ``sleep`` only takes long;
-            ``refuse`` is the kernel's answer where it lacks something;
-            ``hold`` makes the file `gate` and goes on when it is gone.
+        act: ``kill`` is SIGKILL for ckptrun; ``kill-job`` for the job's first process, and returns when it is dead;
+            ``raise`` is a MemoryError in its place; ``sleep`` only takes long; ``refuse`` is the kernel's answer
+            where it lacks something; ``hold`` makes the file `gate` and goes on when it is gone.
         seconds: how long.
         gate: path of the file of ``hold``.
     """
@@ -117,6 +120,9 @@ class Injection:
     def strike(self) -> None:
         if self.fault.act == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault.act == KILL_JOB:
+            kill_job()
+            return
         if self.fault.act == SLEEP:
             time.sleep(self.fault.seconds)
             return
@@ -129,6 +135,19 @@ class Injection:
                 time.sleep(0.01)
             return
         raise MemoryError("injected by a test")
+
+
+def kill_job() -> None:
+    """Kill the job's first process and wait until it is a zombie, or gone."""
+    for pid in descendants(os.getpid()):
+        if pid_inside(pid) == ROOT_PID + 1:
+            os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while not is_over(pid):
+                assert time.monotonic() < deadline, "the job does not die"
+                time.sleep(0.001)
+            return
+    raise AssertionError("there is no job to kill")
 
 
 if __name__ == "__main__":

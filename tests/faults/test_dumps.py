@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import chain
 import pytest
-from injected import RAISE, SLEEP, Fault
-from support.run import COMMITTED
+from injected import KILL_JOB, RAISE, SLEEP, Fault
+from support.run import COMMITTED, RESTORED
 
 if TYPE_CHECKING:
     from support.run import Lab, Result, Run
@@ -154,6 +154,37 @@ def test_a_thread_that_dies_on_the_way_costs_one_checkpoint_and_the_job_is_unhar
     errors = finish(lab, run).err
     assert "injected" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("ckptrun.criu.staging:Slot.populate", act=KILL_JOB),
+        Fault("ckptrun.journal:Journal.prepare", act=KILL_JOB),
+        Fault("ckptrun.criu.dumping:dump", act=KILL_JOB),
+        Fault("ckptrun.capsule.capsule:Capsule.spawn", "after", about="dump", act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture._announce", act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture._announce", nth=8, act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture._drain", nth=5, act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture._drain", nth=30, act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture.wait", act=KILL_JOB),
+        Fault("ckptrun.criu.capture:Capture.wait", "after", act=KILL_JOB),
+        Fault("ckptrun.capsule.streams:Streams.freeze", "after", act=KILL_JOB),
+        Fault("ckptrun.journal:Journal.capture", act=KILL_JOB),
+        Fault("ckptrun.journal:Journal.capture", "after", act=KILL_JOB),
+    ],
+    ids=str,
+)
+def test_a_dump_that_the_jobs_death_cuts_short_says_just_that(lab: Lab, fault: Fault):
+    lab.program = fault.program()
+    run = lab.start(*JOB, options=OFTEN)
+    run.event(RESTORED)
+    (failure,) = failures(lab)
+    assert failure["reason"] == "the job ended while the checkpoint was being taken"
+    run.checkpoint()
+    errors = finish(lab, run).err
+    assert "failed" not in errors
+    assert "the job runs on" not in errors
 
 
 def test_what_a_failed_dump_said_is_kept_for_explain(lab: Lab):

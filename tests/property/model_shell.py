@@ -262,7 +262,11 @@ class ModelShell:
                 return None
             self.dump = None
             if skipped or fails or self.alive != number:
-                return e.DumpFailed(self.now, command.id, "no", skipped, self.random.choice([None, 0.0, 3.0]))
+                later = self.random.choice([None, 0.0, 3.0])
+                ended = self.alive != number or (
+                    not skipped and self.random.random() < 0.1
+                )  # it may be wrong
+                return e.DumpFailed(self.now, command.id, "no", skipped, later, ended)
             return self.dumped(command)
 
         self.later(self.random.uniform(0.1, 2) * self.world.dump_seconds, report)

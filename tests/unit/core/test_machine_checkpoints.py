@@ -62,6 +62,23 @@ def test_a_failed_request_is_answered_with_the_reason() -> None:
     assert "a TCP connection" in answer.error
 
 
+def test_a_dump_cut_short_by_the_jobs_end_is_no_failure_of_dumps() -> None:
+    machine = Machine(interval=30.0).running().feed(e.CheckpointRequested(1.0, 1))
+    machine.feed(e.DumpFailed(2.0, "t0001", e.JOB_ENDED, job_ended=True))
+    assert e.JOB_ENDED in machine.the(c.Answer).error
+    assert not any("runs on" in say.text for say in machine.sent(c.Say))
+    assert machine.state.cadence.failures == 0
+    assert machine.state.cadence.due is not None
+
+
+def test_a_dump_that_is_given_up_is_recorded_with_the_reason() -> None:
+    machine = Machine().running().feed(e.CheckpointRequested(1.0, 1)).fails(2.0)
+    (failed,) = [r.fields for r in machine.sent(c.Record) if r.event == "checkpoint-failed"]
+    assert (failed["id"], failed["reason"]) == ("t0001", e.JOB_ENDED)
+    machine.feed(e.DumpFailed(3.0, "t0001", e.JOB_ENDED, job_ended=True))
+    assert not [r for r in machine.last if isinstance(r, c.Record) and r.event == "checkpoint-failed"]
+
+
 def test_the_oldest_committed_copy_makes_room_for_a_dump() -> None:
     machine = Machine(local_slots=2).running()
     first = machine.committed(1.0)
