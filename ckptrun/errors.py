@@ -21,7 +21,7 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     │   └── FencedError             79  our lease was taken over
     ├── NotExecutableError          126
     ├── CommandNotFoundError        127
-    ├── DumpError                   --  a checkpoint failed; the job runs on
+    ├── DumpError                   76  a checkpoint failed, the job runs on: what ``checkpoint`` ends with, never a run
     └── RestoreError                --  one checkpoint could not be restored; the next older one is tried
         └── UnfitError              --  it does not fit this machine or this user: it stays good for others
 """
@@ -138,6 +138,8 @@ class CommandNotFoundError(CkptrunError):
 
 class DumpError(CkptrunError):
     """A checkpoint failed; the job is unharmed."""
+
+    exit_code = 76
 
 
 class RestoreError(CkptrunError):

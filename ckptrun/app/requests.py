@@ -46,7 +46,7 @@ def checkpoint(settings: StoreSettings, name: str, *, wait: bool) -> dict[str, A
 
     Raises:
         NoLiveRunError: no run of ``name`` lives on this machine.
-        CkptrunError: the checkpoint failed; the job runs on.
+        DumpError: the checkpoint failed; the job runs on.
     """
     timeout = None if wait else ANSWER_SECONDS
     request = {"request": "checkpoint", "wait": wait}

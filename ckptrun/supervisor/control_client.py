@@ -139,6 +139,7 @@ def _checked(name: str, reply: dict[str, Any]) -> dict[str, Any]:
             errors.StoreError,
             errors.NoCheckpointError,
             errors.PermissionMissingError,
+            errors.DumpError,
             errors.ConfigurationError,
             errors.HeldError,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import socket
 import sys
 from datetime import datetime
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.slow
 CHAIN = Path(__file__).with_name("chain.py")
 JOB = (sys.executable, CHAIN)
 OFTEN = ("--interval", "0.3s")
+NO_CHECKPOINT = 76
 
 CONNECTED = """
 import socket, sys
@@ -60,9 +62,13 @@ def test_a_dump_that_criu_refuses_leaves_the_job_running_and_later_ones_succeed(
         peer, _ = listener.accept()
         with peer:
             run.says("connected to a process outside")
-            asked = lab.ask("checkpoint", "--wait")
-            assert asked.code != 0
-            assert "close that connection" in asked.err
+            for how in ((), ("--wait",)):
+                asked = lab.ask("checkpoint", *how)
+                assert asked.code == NO_CHECKPOINT, asked.err
+                assert asked.out == ""
+                assert "holds a Unix socket connected to a process outside" in asked.err
+                assert "close that connection" in asked.err
+                assert "internal" not in asked.err
             assert run.alive()
             peer.send(b"x")
             run.prints("closed")
@@ -96,7 +102,7 @@ def test_a_connection_that_its_peer_has_not_accepted_yet_is_refused_like_any_oth
         run = lab.start(sys.executable, "-c", CONNECTED, path, CHAIN.parent, options=("--interval", "off"))
         run.prints("connected")
         asked = lab.ask("checkpoint", "--wait")
-        assert asked.code != 0, "CRIU dumps it and could not restore it"
+        assert asked.code == NO_CHECKPOINT, "CRIU dumps it and could not restore it"
         assert "close that connection" in asked.err
         peer, _ = listener.accept()
         with peer:
@@ -120,6 +126,28 @@ def test_a_dump_that_takes_too_long_is_given_up_and_the_job_runs_on(lab: Lab):
 
 def chain_steps(lab: Lab) -> int:
     return (lab.work / "log.txt").read_bytes().count(b"\n")
+
+
+def test_who_waits_for_a_checkpoint_that_takes_too_long_is_told_so(lab: Lab):
+    lab.program = Fault("ckptrun.journal:Journal.capture", act=SLEEP, seconds=3.0, commits=0).program()
+    run = lab.start(*JOB, options=("--interval", "off", "--max-freeze", "0.5s"))
+    run.job_pid()
+    asked = lab.ask("checkpoint", "--wait")
+    assert (asked.code, asked.out) == (NO_CHECKPOINT, ""), asked.err
+    assert "for more than 0.5 s" in asked.err
+    assert "raise --max-freeze" in asked.err
+    finish(lab, run)
+
+
+def test_who_waits_for_a_checkpoint_while_the_job_ends_is_told_so(lab: Lab):
+    fault = Fault("ckptrun.criu.dumping:dump", act=KILL_JOB, commits=0)
+    lab.program = fault.program()
+    run = lab.start(*JOB, options=("--interval", "off"))
+    run.job_pid()
+    asked = lab.ask("checkpoint", "--wait")
+    assert (asked.code, asked.out) == (NO_CHECKPOINT, ""), asked.err
+    assert "the job ended while the checkpoint was being taken" in asked.err
+    assert run.wait().code == 128 + signal.SIGKILL
 
 
 def test_a_big_job_that_no_dump_can_be_quick_enough_for_ends_with_its_own_result(lab: Lab):
