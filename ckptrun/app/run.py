@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ckptrun.criu import provision
 from ckptrun.criu.available import automatic_limit, available_memory
 from ckptrun.criu.images import ImageReader
 from ckptrun.criu.staging import Arena
+from ckptrun.errors import ConfigurationError
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import pressure, privilege, requests, signals, workplace
@@ -37,6 +39,7 @@ from ckptrun.supervisor.staged import LocalCopies
 from ckptrun.supervisor.tools import Tools
 from ckptrun.supervisor.vault import Vault
 from ckptrun.supervisor.watching import watcher
+from ckptrun.supervisor.workplace import PROBE_BYTES
 from ckptrun.telemetry.events import FILE_NAME, EventLog
 from ckptrun.telemetry.speak import Speaker, say_logs
 
@@ -80,7 +83,7 @@ class _Run:
         self.network = Network(settings.tcp, self.reader)
         self.helper = helpers.find()
         self.command = command_facts(settings.command, settings.cwd)
-        settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_own(settings.run_dir)
         self.started = time.time()
         self.lingers: Callable[[], bool] = lambda: False
 
@@ -172,7 +175,7 @@ class _Run:
             self.privilege,
             self.streams,
             journal,
-            Machine(self.criu, self.reader),
+            Machine(self.criu, self.reader, place),
             Binaries(),
             place,
             settings.run_dir / "logs",
@@ -217,3 +220,20 @@ class _Run:
         if free >= size + RESERVE_BYTES:
             return ""
         return f"the store's disk is nearly full: {free >> 20} MiB free, the job has {size >> 20} MiB"
+
+
+def _make_own(folder: Path) -> None:
+    """Make the run's directory, and see that something can be written into it.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        raise ConfigurationError(
+            f"ckptrun keeps a run's state in {folder}, where nothing can be written: {error.strerror}",
+            hint="set XDG_STATE_HOME to a folder that can be written",
+        ) from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ckptrun.criu.program import MINIMUM, Criu, parse_version, show_version
+from ckptrun.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,9 +140,16 @@ def _ask_check(criu: Criu) -> str:
 
 
 def _ask_tcp(criu: Criu) -> str:
-    from tempfile import TemporaryDirectory  # noqa: PLC0415 - not needed when the answer is remembered
+    from tempfile import TemporaryDirectory, gettempdir  # noqa: PLC0415 - not needed when the answer is remembered
 
-    with TemporaryDirectory(prefix="ckptrun-selftest-") as folder:
+    try:
+        scratch = gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no place for temporary files: {error.strerror}",
+            hint="set TMPDIR to a folder that can be written",
+        ) from error
+    with TemporaryDirectory(prefix="ckptrun-selftest-", dir=scratch) as folder:
         own_network = "no"
         namespaces, options = ["unshare", "-pf", "--mount-proc"], ["--unprivileged", "--tcp-close"]
         match rights():

@@ -58,11 +58,13 @@ class Machine:
     Args:
         criu: the one in use.
         reader: reads its images.
+        scratch: a folder that can be written.
     """
 
-    def __init__(self, criu: Criu, reader: ImageReader) -> None:
+    def __init__(self, criu: Criu, reader: ImageReader, scratch: Path) -> None:
         self._criu = criu
         self._reader = reader
+        self._scratch = scratch
         self.architecture = this_architecture()
         self.kernel = os.uname().release
         self.criu = ".".join(map(str, criu.version))
@@ -81,7 +83,7 @@ class Machine:
         """Its register area; None if CRIU does not say, and where there is none."""
         if self.architecture != "x86_64":
             return None
-        with tempfile.TemporaryDirectory(prefix="ckptrun-cpuinfo-") as folder:
+        with tempfile.TemporaryDirectory(prefix="cpuinfo-", dir=self._scratch) as folder:
             argv = [*self._criu.argv, "cpuinfo", "dump", "--images-dir", folder]
             try:
                 subprocess.run(argv, capture_output=True, timeout=_CRIU_SECONDS, check=True)

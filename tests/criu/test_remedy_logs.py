@@ -30,6 +30,8 @@ FROM_SOURCE = {
     "session-outside": "(00.05) Error (criu/cr-dump.c:1681): A session leader of 4711(1001) is outside of its pid "
     "namespace",
     "rseq": "(00.05) Error (criu/cr-dump.c:227): 1001 has rseq but kernel lacks get_rseq_conf feature",
+    "tmp-unwritable": "(00.05) Error (criu/kerndat.c:1087): Fail to make dir /tmp/.criu.move_mount_set_group.QjCvEb: "
+    "Read-only file system",
     "slow-collect": "(00.05) Error (criu/cr-dump.c:1808): Timeout reached. Try to interrupt: 1",
     "ended": "(00.05) Warn  (compel/src/lib/infect.c:132): Unable to interrupt task: 1001 (No such process)",
     "cuda-pause": "(00.05) Error (cuda_plugin.c:400): cuda_plugin: PAUSE_DEVICES failed with timeout",

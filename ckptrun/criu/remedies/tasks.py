@@ -112,6 +112,12 @@ TASKS = (
         "the GPU's memory could not be moved into the machine's",
         "free as much of the machine's memory as the job uses on the GPU",
     ),
+    entry(
+        "tmp-unwritable",
+        r"Fail to make dir /tmp/\.criu\S*: ",
+        "CRIU cannot make a folder in /tmp, as it does each time it starts",
+        "make /tmp writable, or mount a tmpfs there",
+    ),
     # What only /proc shows.
     entry(
         "seccomp-user",
