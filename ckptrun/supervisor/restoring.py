@@ -17,7 +17,7 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
-from ckptrun.criu import engine, restoring
+from ckptrun.criu import engine, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
     CorruptError,
@@ -28,6 +28,7 @@ from ckptrun.errors import (
 )
 from ckptrun.journal import keep_tail, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
+from ckptrun.supervisor.attempt import PRIVATE
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 from ckptrun.supervisor.problems import Problems
 
@@ -133,6 +134,7 @@ class Restorer:
         images = self._fetch(command.checkpoint, command.local)
         facts = images.facts
         self._check(facts)
+        locks.wait(locks.locks_of(tools.reader, images.streams, PRIVATE), tools.note)
         self._inherit(facts, incarnation)
         tools.streams.rewind_input(facts.position)
         records = records_from_json(facts.journal)
