@@ -76,7 +76,7 @@ def test_stopped_again_and_again_the_result_is_exact(lab: Lab):
         run.until("some steps", lambda before=before: counted(lab) >= min(before + 20, STEPS - 1))
         run.process.terminate()
         assert run.wait().code == 75
-    result = lab.run(*COUNT)
+    result = lab.start(*COUNT).finish()
     assert (result.code, result.out) == (0, f"{count.result(150)}\n"), result.err
     assert (lab.work / "log.txt").read_text().splitlines() == count.lines(150)
 
