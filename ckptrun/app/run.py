@@ -141,7 +141,7 @@ class _Run:
     def _config(self) -> Config:
         settings = self.settings
         token = f"{secrets.token_hex(3)}-"
-        return Config(token, settings.interval, settings.restart, settings.max_restarts)
+        return Config(token, settings.interval, settings.restart, settings.max_restarts, grace=settings.grace)
 
     def _parts(self, shell: Shell, vault: Vault, place: Path, diary: EventLog) -> Parts:
         settings = self.settings

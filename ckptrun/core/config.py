@@ -36,6 +36,7 @@ class Config:
         restart: see `RestartPolicy`.
         max_restarts: restarts after failures, in this run, before giving up.
         local_slots: copies of checkpoints that local memory holds, the one being dumped included; at least 1.
+        grace: seconds that a run which ends unfinished waits for its newest checkpoint to be stored.
     """
 
     token: str
@@ -43,6 +44,7 @@ class Config:
     restart: RestartPolicy = RestartPolicy.ON_FAILURE
     max_restarts: int = 100
     local_slots: int = 2
+    grace: float = 30.0
 
     def __post_init__(self) -> None:
         if self.local_slots < 1:

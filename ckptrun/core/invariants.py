@@ -22,7 +22,7 @@ def validate_state(state: State) -> None:
     Raises:
         AssertionError: names each broken rule, and tells the story.
     """
-    broken = [*_run(state), *_checkpoints(state), *_dump(state), *_alarm(state)]
+    broken = [*_run(state), *_flush(state), *_checkpoints(state), *_dump(state), *_alarm(state)]
     if broken:
         raise AssertionError("; ".join(broken) + "\n" + story(state))
 
@@ -31,13 +31,13 @@ def _run(state: State) -> Iterator[str]:
     incarnation, phase, stop = state.incarnation, state.phase, state.stop
     if phase in _LIVING and not incarnation.alive:
         yield f"nothing lives while {phase}"
-    if phase in (Phase.NEW, Phase.WAITING, Phase.ENDED) and incarnation.alive:
+    if phase in (Phase.NEW, Phase.WAITING, Phase.FLUSHING, Phase.ENDED) and incarnation.alive:
         yield f"incarnation {incarnation.number} lives while {phase}"
     if phase is Phase.STOPPING and not incarnation.alive and (stop is None or stop.outcome is None):
         yield "a stop waits for a job that has ended"
     if (phase is Phase.STOPPING) and stop is None:
         yield "a stop without deadlines"
-    if (phase in (Phase.ENDING, Phase.ENDED)) != (state.verdict is not None):
+    if (phase in (Phase.ENDING, Phase.FLUSHING, Phase.ENDED)) != (state.verdict is not None):
         yield f"verdict {state.verdict} while {phase}"
     if (phase is Phase.WAITING) != (state.start_at is not None):
         yield f"the next start is at {state.start_at} while {phase}"
@@ -45,6 +45,13 @@ def _run(state: State) -> Iterator[str]:
         yield "a running job has no uptime"
     if state.restarts > state.config.max_restarts:
         yield "more restarts than allowed"
+
+
+def _flush(state: State) -> Iterator[str]:
+    if (state.phase is Phase.FLUSHING) != (state.flush_by is not None):
+        yield f"the run ends at {state.flush_by} while {state.phase}"
+    if state.phase is Phase.FLUSHING and state.unstored is None:
+        yield "the run waits for nothing"
 
 
 def _checkpoints(state: State) -> Iterator[str]:

@@ -157,7 +157,7 @@ def fenced(turn: Turn, event: Fenced) -> None:
         turn.abandon_dump("the lineage was taken over")
         turn.kill(verdict)
     else:
-        turn.conclude(verdict)
+        turn.conclude(verdict, flush=False)
 
 
 def _running(turn: Turn) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core import checkpointing, lifecycle, stopping, uploading
+from ckptrun.core import checkpointing, flushing, lifecycle, stopping, uploading
 from ckptrun.core.events import (
     Begin,
     CapsuleGone,
@@ -82,8 +82,10 @@ class Row:
 
 NEW, LAUNCHING, RUNNING, WAITING = Phase.NEW, Phase.LAUNCHING, Phase.RUNNING, Phase.WAITING
 RESTORING, STOPPING, ENDING, ENDED = Phase.RESTORING, Phase.STOPPING, Phase.ENDING, Phase.ENDED
+FLUSHING = Phase.FLUSHING
 _OPEN = (LAUNCHING, RUNNING, WAITING, RESTORING)
-_NEXT = (WAITING, RESTORING, ENDED)
+_OVER = (FLUSHING, ENDED)
+_NEXT = (WAITING, RESTORING, *_OVER)
 
 TABLE: tuple[Row, ...] = (
     # The run.
@@ -92,39 +94,46 @@ TABLE: tuple[Row, ...] = (
     Row((LAUNCHING,), StartFailed, lifecycle.start_failed, (ENDED,)),
     Row((RESTORING,), RestoreSucceeded, lifecycle.restored, (RUNNING,)),
     Row((RESTORING,), RestoreFailed, lifecycle.restore_failed, _NEXT),
-    Row((RESTORING,), CapsuleGone, lifecycle.restore_lost, (RESTORING, ENDED)),
+    Row((RESTORING,), CapsuleGone, lifecycle.restore_lost, (RESTORING, *_OVER)),
     Row((RUNNING, RESTORING), JobEnded, lifecycle.job_ended, _NEXT),
     Row((RUNNING,), CapsuleGone, lifecycle.capsule_gone, _NEXT),
     Row((LAUNCHING,), JobEnded, lifecycle.job_ended, (ENDED,)),
     Row((LAUNCHING,), CapsuleGone, lifecycle.capsule_gone, (ENDED,)),
-    Row((WAITING,), Tick, lifecycle.wait_over, (WAITING, RESTORING, ENDED)),
+    Row((WAITING,), Tick, lifecycle.wait_over, (WAITING, RESTORING, *_OVER)),
     Row((LAUNCHING, RUNNING, RESTORING), Fenced, lifecycle.fenced, (ENDING,)),
     Row((STOPPING,), Fenced, lifecycle.fenced, (ENDING, ENDED)),
-    Row((NEW, WAITING), Fenced, lifecycle.fenced, (ENDED,)),
+    Row((NEW, WAITING, FLUSHING), Fenced, lifecycle.fenced, (ENDED,)),
     # A stop.
     Row((RUNNING,), StopRequested, stopping.stop, (STOPPING,)),
     Row((LAUNCHING, RESTORING), StopRequested, stopping.stop_unready, (ENDING,)),
-    Row((NEW, WAITING), StopRequested, stopping.stop_unready, (ENDED,)),
+    Row((NEW,), StopRequested, stopping.stop_unready, (ENDED,)),
+    Row((WAITING,), StopRequested, stopping.stop_unready, _OVER),
     Row((STOPPING,), StopRequested, stopping.stop_again, (ENDING, ENDED)),
     Row((STOPPING,), DumpFinished, stopping.staged, (STOPPING,)),
     Row((STOPPING,), DumpFailed, stopping.not_staged, (STOPPING,)),
-    Row((STOPPING,), Committed, stopping.stored, (STOPPING, ENDING, ENDED)),
-    Row((STOPPING,), CommitFailed, stopping.not_stored, (STOPPING, ENDED)),
-    Row((STOPPING,), StagingLost, stopping.lost, (STOPPING, ENDED)),
-    Row((STOPPING,), JobEnded, stopping.ended, (STOPPING, ENDED)),
-    Row((STOPPING,), CapsuleGone, stopping.gone, (STOPPING, ENDED)),
-    Row((STOPPING,), Tick, stopping.time_passes, (STOPPING, ENDING, ENDED)),
-    Row((ENDING,), CapsuleGone, stopping.killed, (ENDED,)),
-    Row((ENDING,), JobEnded, stopping.killed, (ENDED,)),
-    Row((ENDING,), RestoreFailed, stopping.killed, (ENDED,)),
-    Row((ENDING,), StartFailed, stopping.killed, (ENDED,)),
+    Row((STOPPING,), Committed, stopping.stored, (STOPPING, ENDING, *_OVER)),
+    Row((STOPPING,), CommitFailed, stopping.not_stored, (STOPPING, *_OVER)),
+    Row((STOPPING,), StagingLost, stopping.lost, (STOPPING, *_OVER)),
+    Row((STOPPING,), JobEnded, stopping.ended, (STOPPING, *_OVER)),
+    Row((STOPPING,), CapsuleGone, stopping.gone, (STOPPING, *_OVER)),
+    Row((STOPPING,), Tick, stopping.time_passes, (STOPPING, ENDING, *_OVER)),
+    Row((ENDING,), CapsuleGone, stopping.killed, _OVER),
+    Row((ENDING,), JobEnded, stopping.killed, _OVER),
+    Row((ENDING,), RestoreFailed, stopping.killed, _OVER),
+    Row((ENDING,), StartFailed, stopping.killed, _OVER),
+    # The newest checkpoint still on its way.
+    Row((FLUSHING,), Committed, flushing.stored, _OVER),
+    Row((FLUSHING,), CommitFailed, flushing.not_stored, _OVER),
+    Row((FLUSHING,), StagingLost, flushing.lost, _OVER),
+    Row((FLUSHING,), Tick, flushing.time_passes, _OVER),
+    Row((FLUSHING,), StopRequested, flushing.hurried, _OVER),
     # Checkpoints, whatever the run does.
     Row((NEW, *_OPEN), CheckpointRequested, checkpointing.requested, ()),
-    Row((STOPPING, ENDING), CheckpointRequested, checkpointing.refused, ()),
-    Row((NEW, *_OPEN, STOPPING, ENDING), StagingReady, checkpointing.staging_ready, ()),
+    Row((STOPPING, ENDING, FLUSHING), CheckpointRequested, checkpointing.refused, ()),
+    Row((NEW, *_OPEN, STOPPING, ENDING, FLUSHING), StagingReady, checkpointing.staging_ready, ()),
     Row((NEW, *_OPEN, ENDING), StagingLost, checkpointing.staging_lost, ()),
-    Row((RUNNING, WAITING, RESTORING, ENDING), DumpFinished, checkpointing.dump_finished, ()),
-    Row((RUNNING, WAITING, RESTORING, ENDING), DumpFailed, checkpointing.dump_failed, ()),
+    Row((RUNNING, WAITING, RESTORING, ENDING, FLUSHING), DumpFinished, checkpointing.dump_finished, ()),
+    Row((RUNNING, WAITING, RESTORING, ENDING, FLUSHING), DumpFailed, checkpointing.dump_failed, ()),
     Row((RUNNING, WAITING, RESTORING, ENDING), Committed, uploading.committed, ()),
     Row((RUNNING, WAITING, RESTORING, ENDING), CommitFailed, uploading.commit_failed, ()),
     Row((NEW, LAUNCHING, RUNNING, RESTORING, ENDING), Tick, nothing, ()),
@@ -175,7 +184,13 @@ def alarms(state: State) -> list[float]:
     if state.phase in (Phase.ENDING, Phase.ENDED):
         return []
     start = [] if state.start_at is None else [state.start_at]
-    return [*start, *stopping.alarms(state), *uploading.alarms(state), *checkpointing.alarms(state)]
+    return [
+        *start,
+        *stopping.alarms(state),
+        *flushing.alarms(state),
+        *uploading.alarms(state),
+        *checkpointing.alarms(state),
+    ]
 
 
 def story(state: State) -> str:

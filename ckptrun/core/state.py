@@ -33,6 +33,8 @@ class Phase(enum.StrEnum):
     STOPPING = "stopping"
     ENDING = "ending"
     """The capsule is being killed and the verdict is known."""
+    FLUSHING = "flushing"
+    """Nothing lives and the verdict is known; the newest checkpoint is still on its way to the store."""
     ENDED = "ended"
 
 
@@ -195,7 +197,8 @@ class State:
         staging_ready: dumps have a place to go to.
         store: whether uploads fail.
         stop: a stop in progress.
-        verdict: while ENDING, how the run will have ended.
+        verdict: while ENDING or FLUSHING, how the run will have ended.
+        flush_by: while FLUSHING, monotonic seconds at which the run ends, stored or not.
         wake: the outstanding `WakeAt`.
         story: the latest transitions, oldest first.
     """
@@ -218,6 +221,7 @@ class State:
     store: StoreHealth = field(default_factory=StoreHealth)
     stop: Stop | None = None
     verdict: Finish | None = None
+    flush_by: float | None = None
     wake: float | None = None
     story: tuple[Transition, ...] = ()
 
@@ -229,6 +233,13 @@ class State:
     def newest(self) -> Checkpoint | None:
         """The checkpoint that a restore would start from."""
         return next((c for c in reversed(self.checkpoints) if c.usable), None)
+
+    @property
+    def unstored(self) -> Checkpoint | None:
+        """The newest checkpoint that is, or may yet be, in the store, if it is not there yet."""
+        kept = (Stored.PENDING, Stored.UPLOADING, Stored.COMMITTED)
+        newest = next((c for c in reversed(self.checkpoints) if c.flaw is None and c.stored in kept), None)
+        return None if newest is None or newest.stored is Stored.COMMITTED else newest
 
     @property
     def uploading(self) -> Checkpoint | None:

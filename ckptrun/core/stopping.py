@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from ckptrun.core.checkpointing import dump_failed, dump_finished, staging_lost
 from ckptrun.core.commands import NORMAL, Finish, ReleaseHold, SignalJob
 from ckptrun.core.events import Outcome
+from ckptrun.core.flushing import RUN_ME_AGAIN
+from ckptrun.core.lifecycle import HELD
 from ckptrun.core.model import Exit, RunState, Trigger
 from ckptrun.core.restart import describe
 from ckptrun.core.state import Phase, Stop, StopStage, Stored, StoreHealth
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     )
     from ckptrun.core.state import State
     from ckptrun.core.turn import Turn
-
-RUN_ME_AGAIN = 75
 
 CHECKPOINT_SHARE = 0.7
 """The part of the grace that the last checkpoint may take; the rest is the job's, to end by itself."""
@@ -61,8 +61,10 @@ def stop(turn: Turn, event: StopRequested) -> None:
 def stop_unready(turn: Turn, event: StopRequested) -> None:
     """Stop while the job does not run yet: there is nothing that a checkpoint would save."""
     turn.record("stop-requested", signal=event.signum, grace=event.grace)
-    resumable = Exit("ckptrun", RUN_ME_AGAIN)
-    code = resumable if turn.state.committed else Exit("job", 128 + event.signum)
+    by = turn.now + event.grace
+    turn.change(stop=Stop(event.signum, turn.now, by, stage=StopStage.SIGNALLED))
+    resumable = turn.state.committed or (event.grace > 0 and turn.state.unstored is not None)
+    code = Exit("ckptrun", RUN_ME_AGAIN) if resumable else Exit("job", 128 + event.signum)
     verdict = Finish(code, RunState.INTERRUPTED)
     if turn.state.incarnation.alive:
         turn.kill(verdict)
@@ -74,6 +76,7 @@ def stop_again(turn: Turn, event: StopRequested) -> None:
     """Whoever asks twice does not want to wait."""
     del event
     turn.say(NORMAL, "asked twice to stop: the job is killed")
+    turn.change(stop=replace(_stop(turn), kill_by=turn.now))
     _kill(turn)
 
 
@@ -162,7 +165,7 @@ def killed(turn: Turn, event: CapsuleGone | JobEnded | RestoreFailed | StartFail
     outcome = getattr(event, "outcome", None)
     if isinstance(outcome, Outcome) and outcome.signal != 9 and verdict.exit.by == "job":
         verdict = _own(outcome)
-    turn.conclude(verdict)
+    turn.conclude(verdict, flush=verdict.exit != Exit("ckptrun", HELD))
 
 
 def alarms(state: State) -> list[float]:

@@ -8,7 +8,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core.commands import AbandonDump, Answer, DropLocal, Finish, KillCapsule, Record, Say, WakeAt
+from ckptrun.core.commands import (
+    NORMAL,
+    AbandonDump,
+    Answer,
+    DropLocal,
+    Finish,
+    KillCapsule,
+    Record,
+    Say,
+    WakeAt,
+)
 from ckptrun.core.events import JOB_ENDED
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.state import Phase, Stored
@@ -97,14 +107,27 @@ class Turn:
         """End the run: see `conclude`."""
         self.conclude(Finish(Exit(by, code), state))
 
-    def conclude(self, verdict: Finish) -> None:
-        """End the run. Nothing lives; everyone who still waits is answered; no command follows."""
+    def conclude(self, verdict: Finish, *, flush: bool = True) -> None:
+        """End the run; one that is to be gone on with, once its newest checkpoint is stored or its time is over."""
         self.abandon_dump("the run has ended")
+        unstored, stop = self.state.unstored, self.state.stop
+        by = self.now + self.state.config.grace if stop is None else stop.kill_by
+        if not flush or verdict.state is RunState.FINISHED or unstored is None or by <= self.now:
+            self.end(verdict)
+            return
+        self.say(NORMAL, f"checkpoint {unstored.id} is still being stored; the run ends after that")
+        self.disappoint(self.state.requests, "the run has ended")
+        self.change(phase=Phase.FLUSHING, requests=(), verdict=verdict, flush_by=by, start_at=None)
+
+    def end(self, verdict: Finish) -> None:
+        """End the run now. Nothing lives; everyone who still waits is answered; no command follows."""
         for checkpoint in self.state.checkpoints:
             self.disappoint(checkpoint.requests, "the run ended before this checkpoint was committed")
         self.disappoint(self.state.requests, "the run has ended")
         kept = tuple(replace(c, requests=()) for c in self.state.checkpoints)
-        self.change(phase=Phase.ENDED, checkpoints=kept, requests=(), verdict=verdict, start_at=None)
+        self.change(
+            phase=Phase.ENDED, checkpoints=kept, requests=(), verdict=verdict, start_at=None, flush_by=None
+        )
         self.emit(verdict)
 
     def set_alarm(self, moments: list[float]) -> None:

@@ -53,7 +53,7 @@ def commit_failed(turn: Turn, event: CommitFailed) -> None:
         level = DETAIL if health.failures else NORMAL
         turn.say(level, f"{what}; it stays in local memory, next try in {pause:g} s")
     else:
-        turn.say(NORMAL, f"{what}; the job runs on")
+        turn.say(NORMAL, f"{what}; the job runs on" if turn.state.incarnation.alive else what)
     turn.change(store=StoreHealth(health.failures + 1, turn.now + pause))
     turn.amend(event.id, stored=Stored.PENDING if again else Stored.NOT)
     if not again:
