@@ -25,6 +25,7 @@ from ckptrun.journal.fanotify import (
     Place,
 )
 from ckptrun.journal.places import Places
+from ckptrun.journal.record import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +65,7 @@ class Attribution:
         self._places: Places | None = None
         self._written: dict[Place, Handle] = {}
         self._paths: dict[Place, str] = {}
+        self._gone: dict[Place, str] = {}
 
     def watch(
         self, root: str, attach: Callable[[int, int], None], sync: Callable[[], None], where: str
@@ -111,9 +113,21 @@ class Attribution:
         problem, self._problem = self._problem, ""
         return problem
 
+    def others(self) -> list[str]:
+        """Return, in sentences, which of the job's files somebody else has removed or replaced since the last call.
+
+        Exact right after a `look` while the job is stopped: what the job did itself has been seen then.
+        """
+        gone, self._gone = self._gone, {}
+        return [
+            f"{printable(path)}, which the job had written, was "
+            f"{'replaced' if os.path.lexists(path) else 'removed'} by another program: it is left as it is"
+            for path in sorted(gone.values())
+        ]
+
     def resume(self, paths: Iterable[str], checkpoint: str) -> None:
         """Take the files of a checkpoint just rolled back to as what the job has written so far."""
-        self._written, self._paths = {}, {}
+        self._written, self._paths, self._gone = {}, {}, {}
         if self._places is None:
             return
         folders: dict[str, Handle | None] = {}
@@ -172,7 +186,8 @@ class Attribution:
     def forget(self, place: Place) -> None:
         """Do not count a file any more that somebody else has removed or replaced."""
         self._written.pop(place, None)
-        self._paths.pop(place, None)
+        if (path := self._paths.pop(place, None)) is not None:
+            self._gone[place] = path
 
     def _apply(self, events: Iterable[Event], seen: Look) -> set[Place]:
         touched: set[Place] = set()
@@ -194,6 +209,8 @@ class Attribution:
 
     def _rename(self, event: Event, place: Place, touched: set[Place], seen: Look) -> None:
         assert event.old is not None
+        self._gone.pop(event.old, None)
+        self._gone.pop(place, None)
         if self._remove(event.old, seen):
             self._written[place] = event.file
             touched.add(place)
@@ -207,6 +224,7 @@ class Attribution:
         return self._written.pop(place, None) is not None
 
     def _change(self, event: Event, place: Place, touched: set[Place], seen: Look) -> None:
+        self._gone.pop(place, None)
         if event.mask & DELETE and not event.mask & CREATE:
             self._remove(place, seen)
         elif event.mask & (CREATE | MODIFY | CLOSE_WRITE) or (event.mask & ATTRIB and place in self._written):

@@ -159,8 +159,11 @@ class Journal:
         freezing.candidates()
         looked = self._attribution.look(checkpoint) if self._attribution is not None else Look()
         freezing.written(self._to_look_at(prepared, looked))
-        lost = self._attribution.problem() if self._attribution is not None else ""
-        sentences = [*found.problems, lost] if lost else found.problems
+        sentences = list(found.problems)
+        if self._attribution is not None:
+            lost = self._attribution.problem()
+            sentences += [lost] if lost else []
+            sentences += self._attribution.others()
         problems = (*freezing.problems, *(("", sentence) for sentence in sentences))
         return Frozen(freezing.copied, tuple(freezing.drafts), problems, prepared, freezing, looked)
 

@@ -15,6 +15,7 @@ from journalkit import age
 from watched import Story
 
 from ckptrun.journal import Journal, listed
+from ckptrun.journal.attribution import Attribution, Look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,9 +231,41 @@ def test_a_file_that_somebody_else_replaces_is_no_longer_the_jobs(story: Story, 
     (work / "t").write_text("editor")
     (work / "t").rename(work / "f")
     before = theirs(work / "f")
-    assert not story.take().records
+    taken = story.take()
+    assert not taken.records
+    assert [p for p in taken.capture.problems if f"{work}/f, which the job had written, was replaced" in p]
+    assert not story.take().capture.problems, "it is said once"
     story.back()
     assert theirs(work / "f") == before
+
+
+def test_a_file_that_somebody_else_removes_is_named(story: Story, work: Path):
+    story.do("open('f', 'w').write('job'); open('g', 'w').write('job')")
+    story.take()
+    (work / "f").unlink()
+    story.do("import os; os.unlink('g')")
+    [problem] = story.take().capture.problems
+    assert f"{work}/f, which the job had written, was removed by another program" in problem
+
+
+def test_what_the_job_does_right_after_a_look_is_not_blamed_on_others(
+    story: Story, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    story.do("open('f', 'w').write('job'); open('g', 'w').write('job')")
+    story.take()
+    statements = ["os.unlink('g'); open('t', 'w').write('new'); os.rename('t', 'f')"]
+    look = Attribution.look
+
+    def just_before(attribution: Attribution, checkpoint: str = "") -> Look:
+        seen = look(attribution, checkpoint)
+        while statements:
+            story.do(statements.pop())
+        return seen
+
+    monkeypatch.setattr(Attribution, "look", just_before)
+    taken = story.take()
+    assert not taken.capture.problems
+    assert {record.path for record in taken.records} == {f"{work}/f"}
 
 
 @pytest.mark.parametrize(
