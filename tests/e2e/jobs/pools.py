@@ -64,15 +64,15 @@ def part_executors() -> Iterator[object]:
     yield found
 
 
-def meet(barrier: Any, lock: Any, condition: Any, event: Any, queue: Any, count: Any) -> None:
-    """One of four that count together, round by round, until the event is set."""
+def meet(barrier: Any, lock: Any, condition: Any, event: Any, queue: Any, count: Any, over: Any) -> None:
+    """One of four that count together, round by round, until one of them, for all, finds the event set."""
     while True:
         with lock:
             count.value += 1
+        if barrier.wait(60) == 0:
+            over.value = event.is_set()
         barrier.wait(60)
-        over = event.is_set()
-        barrier.wait(60)
-        if over:
+        if over.value:
             break
         time.sleep(0.005)
     with condition:
@@ -83,8 +83,9 @@ def meet(barrier: Any, lock: Any, condition: Any, event: Any, queue: Any, count:
 def part_locks_and_queues() -> Iterator[object]:
     context = multiprocessing.get_context("spawn")
     lock, condition, event = context.Lock(), context.Condition(), context.Event()
-    barrier, queue, count = context.Barrier(4), context.Queue(), context.Value("q", 0, lock=False)
-    arguments = barrier, lock, condition, event, queue, count
+    barrier, queue = context.Barrier(4), context.Queue()
+    count, over = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)
+    arguments = barrier, lock, condition, event, queue, count, over
     workers = [context.Process(target=meet, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
