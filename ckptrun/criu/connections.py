@@ -1,4 +1,4 @@
-"""What becomes of a job's TCP connections: read from a dump's images, decided, written into the images of a restore.
+"""What becomes of a job's TCP connections, read from a dump's images; `rewriter` writes it down for a restore.
 
 CRIU knows two ways for all connections of a tree: rebuild them, or close them. ``--tcp auto`` wants both. So each
 connection gets a fate, and where that is not CRIU's own way its socket in ``files.img`` is rewritten:
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptrun.core.config import TcpPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
     from ckptrun.errors import DumpError, RestoreError
 
@@ -40,9 +40,8 @@ LOST = bytes([127, 67, 75, 80])
 """Address of both ends of a reset connection: by it a later dump knows one whose error nobody has read yet."""
 OVER = bytes([127, 67, 69, 78])
 """Address of the job's end of a connection whose other end is gone in order."""
-GONE = 0x7F43 << 16
-"""127.67.0.0: what follows numbers the absent ends of finished connections."""
-_MAPPED = bytes(10) + b"\xff\xff"
+MAPPED = bytes(10) + b"\xff\xff"
+"""How an IPv6 address begins that stands for one of IPv4."""
 _SHOWN = 4
 """Groups of peers that a message names."""
 
@@ -87,7 +86,7 @@ class End(NamedTuple):
     @classmethod
     def of(cls, address: bytes, port: int) -> End:
         """Return the end at these bytes of an address, 4 or 16."""
-        mapped = len(address) == 16 and address.startswith(_MAPPED)
+        mapped = len(address) == 16 and address.startswith(MAPPED)
         return cls(address[12:] if mapped else address, port)
 
     def __str__(self) -> str:
@@ -267,56 +266,3 @@ def report(connections: Iterable[Connection]) -> list[str]:
 def _listed(peers: Counter[str]) -> str:
     parts = [f"{peer} ({count})" if count > 1 else peer for peer, count in peers.most_common(_SHOWN)]
     return ", ".join(parts) + (", …" if len(peers) > _SHOWN else "")
-
-
-class Rewriter:
-    """Writes the fates into the sockets of ``files.img`` and the queues of ``tcp-stream-*.img``.
-
-    Args:
-        connections: what `survey` gave.
-        ports: where ckptrun resets connections, in turn: those of ordinary sockets, and of those for IPv6 only.
-    """
-
-    def __init__(self, connections: Iterable[Connection], ports: Mapping[bool, Sequence[int]]) -> None:
-        self._fates = {c.ino: c for c in connections if c.fate is not Fate.KEPT}
-        self._ports = ports
-        self._numbers = iter(range(1, 1 << 16))
-
-    @property
-    def finished(self) -> Iterator[int]:
-        """The inode numbers of the connections whose queue to be sent must go."""
-        return (ino for ino, c in self._fates.items() if c.fate is Fate.FINISHED)
-
-    def rewrite(self, entry: Any) -> bool:
-        """Change one inet socket; return whether anything changed."""
-        connection = self._fates.get(entry.ino)
-        if connection is None:
-            return False
-        entry.ClearField("shutdown")
-        entry.ClearField("ifname")
-        number = next(self._numbers)
-        if connection.fate is Fate.FRESH:
-            entry.state, entry.src_port, entry.dst_port = State.CLOSE, 0, 0
-        elif connection.fate in {Fate.FINISHED, Fate.OVER}:
-            entry.state = State.CLOSE_WAIT if connection.fate is Fate.FINISHED else State.CLOSE
-            entry.v6only = False  # IPv6 has one loopback address only
-            _set(entry, "src", OVER)
-            _set(entry, "dst", struct.pack("!I", GONE + number))
-        else:
-            entry.proto, entry.state = (
-                socket.IPPROTO_IP,
-                State.CLOSE,
-            )  # an ordinary socket to CRIU: it connects it
-            ports = self._ports[bool(entry.v6only)]
-            entry.src_port, entry.dst_port = 1024 + number % 60000, ports[number % len(ports)]
-            _set(entry, "src", LOST, only6=entry.v6only)
-            _set(entry, "dst", LOST, only6=entry.v6only)
-        return True
-
-
-def _set(entry: Any, side: str, address: bytes, *, only6: bool = False) -> None:
-    if entry.family == socket.AF_INET6:
-        address = bytes(15) + b"\1" if only6 else _MAPPED + address
-    words = getattr(entry, f"{side}_addr")
-    del words[:]
-    words.extend(struct.unpack(f"={len(address) // 4}I", address))

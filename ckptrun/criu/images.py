@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.core.model import Source
-    from ckptrun.criu.connections import Rewriter
+    from ckptrun.criu.rewriter import Rewriter
 
 _MAGICS = 8
 """Bytes of the two magic numbers every image of version 1.1 opens with."""

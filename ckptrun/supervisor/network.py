@@ -15,7 +15,6 @@ from ckptrun.criu.connections import (
     CLOSE_FLAGS,
     KEEP_FLAGS,
     Fate,
-    Rewriter,
     bereft,
     check_keepable,
     listening_at,
@@ -28,6 +27,7 @@ from ckptrun.criu.lostpeer import LostPeer
 from ckptrun.criu.portlock import PortLock
 from ckptrun.criu.queues import BereftError, name_of
 from ckptrun.criu.restoring import LostRaceError
+from ckptrun.criu.rewriter import Rewriter
 from ckptrun.errors import DumpError, PermissionMissingError, RestoreError
 
 if TYPE_CHECKING:

@@ -36,6 +36,17 @@ print("ready", flush=True)
 while True: time.sleep(0.1)
 """
 
+CONNECTED_INSIDE = """
+import os, socket, time
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    theirs.recv(1)  # until the parent is gone
+    os._exit(0)
+print("ready", flush=True)
+while True: time.sleep(0.1)
+"""
+
 CUDA = """
 import ctypes, sys, time
 libraries = [ctypes.CDLL(path) for path in sys.argv[1:]]
@@ -108,7 +119,8 @@ def test_the_doctor_names_a_program_connected_to_a_process_outside_of_its_tree(l
             assert f"process {process.pid} (" in check["detail"]
             assert f"fd 3: {path}" in check["detail"]
             assert "close that connection" in check["remedy"]
-            assert "unix-stream-outside" not in doctor(lab, os.getpid(), 0), "here both ends are in the tree"
+    with program(CONNECTED_INSIDE) as process:
+        assert "unix-stream-outside" not in doctor(lab, process.pid, 0), "here both ends are in the tree"
 
 
 def test_the_doctor_tells_cuda_libraries_from_a_gpu_in_use(lab: Lab):
@@ -153,12 +165,9 @@ def test_an_ordinary_user_is_told_what_may_not_be_looked_at(tmp_path: Path):
 @pytest.mark.slow
 def test_a_job_that_uses_io_uring_all_the_same_is_refused_by_name_and_not_stopped(lab: Lab):
     run = lab.start(sys.executable, "-c", IO_URING, options=("--allow-io-uring",))
-    run.prints("ready")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "holds an io_uring ring (fd 3)" in asked.err
-    assert "run it without --allow-io-uring" in asked.err
-    assert f"{run.job_pid()} on this machine" in asked.err
+    run.refused(
+        "holds an io_uring ring (fd 3)", "run it without --allow-io-uring", f"{run.job_pid()} on this machine"
+    )
     (failed,) = lab.events("checkpoint-failed")
     assert "io_uring" in failed["reason"]
     assert list((lab.run_dir / "logs").iterdir()) == [], "CRIU was not even started"

@@ -45,11 +45,7 @@ def test_those_that_are_shared_are_kept(lab: Lab):
 @pytest.mark.parametrize("part", ["private", "private_memfd"])
 def test_private_ones_are_refused_by_name_and_the_job_runs_on(lab: Lab, part: str):
     run = lab.start(sys.executable, JOB, part)
-    run.prints("ready\n")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "process 1001 " in asked.err
-    assert "has huge pages mapped privately" in asked.err
+    run.refused("process 1001 ", "has huge pages mapped privately")
     (lab.work / "go").touch()
     result = run.wait()
     assert (result.code, "before" in result.out) == (0, True), result.err

@@ -97,13 +97,7 @@ def key() -> Iterator[int]:
 )
 def test_it_is_named_and_the_job_runs_on(lab: Lab, key: int, job: tuple[str, str], thing: str, out: str):
     run = lab.start(sys.executable, "-c", JOB.format(setup=job[0], ending=job[1]), key)
-    run.prints("ready\n")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "process 1001 (python" in asked.err
-    assert thing in asked.err
-    if "id " in thing:
-        assert f"key {key:#010x}" in asked.err
+    run.refused("process 1001 (python", thing, f"key {key:#010x}" if "id " in thing else "")
     (lab.work / "go").touch()
     result = run.wait()
     assert (result.code, result.out) == (0, f"ready\n{out}\n"), result.err

@@ -41,12 +41,7 @@ def test_children_that_became_other_users_are_restored(lab: Lab):
 def expect_refusal(lab: Lab, *words: object, out: str) -> None:
     lab.prefix = (*WITHOUT, *lab.prefix)
     run = lab.start(*words)
-    run.prints("ready\n")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "belongs to another user, whose limits may not be read" in asked.err
-    assert "process 1002 (" in asked.err
-    assert "SYS_RESOURCE" in asked.err
+    run.refused("belongs to another user, whose limits may not be read", "process 1002 (", "SYS_RESOURCE")
     (lab.work / "go").touch()
     result = run.wait()
     assert (result.code, out in result.out) == (0, True), f"{result.out}\n{result.err}"

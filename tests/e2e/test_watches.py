@@ -51,11 +51,7 @@ def test_watches_in_private_and_ordinary_folders(lab: Lab):
 def expect_refusal(lab: Lab, setup: str) -> None:
     """Fail unless a checkpoint is refused while an event is unread, and taken when it is read; the job is restored."""
     run = lab.start(sys.executable, "-c", UNREAD.format(setup=setup))
-    run.prints("ready\n")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "process 1001 (python" in asked.err
-    assert "has not read all events of an inotify or fanotify descriptor (fd 3)" in asked.err
+    run.refused("process 1001 (python", "has not read all events of an inotify or fanotify descriptor (fd 3)")
     assert lab.events(COMMITTED) == []
     (lab.work / "read").touch()
     run.prints("ready\nTrue\n")
@@ -105,11 +101,7 @@ def test_so_is_an_ordinary_users_on_the_machines_filesystems(ordinary: Lab):
 
 def expect_unknown_name(lab: Lab) -> None:
     run = lab.start(sys.executable, JOBS / "watches.py", "ordinary")
-    run.prints("ready\n")
-    asked = lab.ask("checkpoint", "--wait")
-    assert asked.code != 0
-    assert "process 1001 (python" in asked.err
-    assert "watches a file (fd 3) whose name CRIU cannot learn" in asked.err
+    run.refused("process 1001 (python", "watches a file (fd 3) whose name CRIU cannot learn")
     (lab.work / "go").touch()
     result = run.wait()
     assert (result.code, result.out.split()[:3]) == (0, ["ready", "ordinary", "(1,"]), result.err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from journalkit import Job, Keeper, mounted
+from journalkit import CONTENT, Checkpoint, Job, Keeper, mounted
 
 from ckptrun.journal import Journal
 
@@ -31,6 +31,21 @@ def aside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def keeper(tmp_path: Path) -> Keeper:
     return Keeper(tmp_path, Journal(1 << 30))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "file"
+
+
+@pytest.fixture
+def checkpoint(job: Job, keeper: Keeper, file: Path) -> Checkpoint:
+    """A checkpoint of one file, whose job is dead."""
+    file.parent.mkdir()
+    job.do("f = open('folder/file', 'wb', 0)", f"f.write({CONTENT!r})")
+    taken = keeper.take(job)
+    job.kill()
+    return taken
 
 
 @pytest.fixture

@@ -89,20 +89,6 @@ class Strike:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def picture(top: Path) -> dict[str, object]:
-    """Return everything below a folder: contents, targets, modes, times of files."""
-    found: dict[str, object] = {}
-    for path in sorted(top.rglob("*")):
-        status = path.lstat()
-        if path.is_symlink():
-            found[str(path)] = str(path.readlink())
-        elif path.is_file():
-            found[str(path)] = (path.read_bytes(), status.st_mode, status.st_mtime_ns)
-        else:
-            found[str(path)] = status.st_mode
-    return found
-
-
 def contents(*tops: Path) -> list[bytes]:
     """Return the content of every regular file in the folders."""
     return [

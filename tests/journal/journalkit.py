@@ -30,6 +30,8 @@ for line in sys.stdin:
     exec(line.encode("latin-1").decode("unicode_escape"), globals())
     print("done", flush=True)
 """
+CONTENT = b"recorded " * 1000
+"""Of the file in the fixture `checkpoint`."""
 
 
 class Job:
@@ -113,6 +115,20 @@ class Keeper:
         assert records == capture.records
         mine = tuple(record for record in records if Path(record.path).is_relative_to(self.top))
         return Checkpoint(capture, mine, contents)
+
+
+def picture(top: Path) -> dict[str, object]:
+    """Return everything below a folder: contents, targets, modes, times of files."""
+    found: dict[str, object] = {}
+    for path in sorted(top.rglob("*")):
+        status = path.lstat()
+        if path.is_symlink():
+            found[str(path)] = str(path.readlink())
+        elif path.is_file():
+            found[str(path)] = (path.read_bytes(), status.st_mode, status.st_mtime_ns)
+        else:
+            found[str(path)] = status.st_mode
+    return found
 
 
 def age(*paths: Path) -> None:

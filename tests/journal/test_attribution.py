@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from journalkit import age
+from journalkit import age, picture
 from watched import Story
 
 from ckptrun.journal import Journal, listed
@@ -33,20 +33,6 @@ def story(work: Path, tmp_path: Path) -> Iterator[Story]:
     story = Story(work, tmp_path / "trail", tmp_path / "aside")
     yield story
     story.job.kill()
-
-
-def tree(top: Path) -> dict[str, object]:
-    """Return everything below a folder: contents, targets, modes, times of files."""
-    found: dict[str, object] = {}
-    for path in sorted(top.rglob("*")):
-        status = path.lstat()
-        if path.is_symlink():
-            found[str(path)] = str(path.readlink())
-        elif path.is_file():
-            found[str(path)] = (path.read_bytes(), status.st_mode, status.st_mtime_ns)
-        else:
-            found[str(path)] = status.st_mode
-    return found
 
 
 def theirs(path: Path) -> tuple[bytes, int, int]:
@@ -141,9 +127,9 @@ def test_what_the_job_does_is_undone(story: Story, work: Path, what: str, known:
     before, after = WORKS[what]
     story.do("import os, mmap", *before)
     story.take()
-    wanted = tree(work)
+    wanted = picture(work)
     story.do(*after)
-    assert tree(work) != wanted
+    assert picture(work) != wanted
     if known:
         report = story.back()
     else:  # a machine that has nothing but the store
@@ -152,7 +138,7 @@ def test_what_the_job_does_is_undone(story: Story, work: Path, what: str, known:
         work.mkdir()
         report = story.checkpoints["1"].rollback(story.aside)
     assert not report.problems
-    assert tree(work) == wanted
+    assert picture(work) == wanted
 
 
 def test_a_file_changed_in_one_of_many_is_in_the_next_checkpoint(story: Story):
@@ -313,11 +299,11 @@ def test_a_rollback_can_be_repeated(story: Story, work: Path):
     story.do("open('a', 'w').write('1')")
     (work / "old").write_text("old")
     story.take()
-    wanted = tree(work)
+    wanted = picture(work)
     story.do("os.mkdir('d'); open('d/f', 'w').close(); os.rename('old', 'd/old'); open('a', 'w').write('2')")
     story.back()
     story.back()
-    assert tree(work) == wanted
+    assert picture(work) == wanted
 
 
 def test_a_database_closed_between_transactions_comes_back(story: Story, work: Path):
@@ -375,10 +361,10 @@ def test_a_preserved_tree_is_left_to_its_own_rules(work: Path, tmp_path: Path):
     (work / "kept" / "before").write_text("1")
     story.do("open('kept/a', 'w').write('1')")
     story.take()
-    wanted = tree(work)
+    wanted = picture(work)
     story.do("open('kept/b', 'w').close(); os.rename('kept/before', 'kept/x'); open('kept/a', 'w').close()")
     assert not story.back().problems
-    assert tree(work) == wanted
+    assert picture(work) == wanted
 
 
 def test_the_log_says_nothing_of_a_checkpoint_it_does_not_know(story: Story):

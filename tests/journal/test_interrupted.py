@@ -17,10 +17,9 @@ from faultkit import (
     contents,
     expect_all_listed,
     expect_nothing_destroyed,
-    picture,
     struck,
 )
-from journalkit import Checkpoint, mounted
+from journalkit import Checkpoint, mounted, picture
 from watched import Story
 
 from ckptrun.errors import StoreFullError

@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from journalkit import Checkpoint, Job, Keeper
+from journalkit import CONTENT, Checkpoint, Job, Keeper
 
 from ckptrun.journal import Journal, listed
 
@@ -16,23 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-CONTENT = b"recorded " * 1000
 NOBODY = 65534
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "file"
-
-
-@pytest.fixture
-def checkpoint(job: Job, keeper: Keeper, file: Path) -> Checkpoint:
-    """A checkpoint of one file, whose job is dead."""
-    file.parent.mkdir()
-    job.do("f = open('folder/file', 'wb', 0)", f"f.write({CONTENT!r})")
-    taken = keeper.take(job)
-    job.kill()
-    return taken
 
 
 @contextlib.contextmanager

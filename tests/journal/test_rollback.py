@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from journalkit import Checkpoint, Job, Keeper, age
+from journalkit import CONTENT, Checkpoint, Job, Keeper, age
 
 from ckptrun.core.model import BytesSource
 from ckptrun.errors import CorruptError, StoreFullError
@@ -15,23 +15,6 @@ from ckptrun.journal import Journal, keep_tail, listed, rollback
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CONTENT = b"recorded " * 1000
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "file"
-
-
-@pytest.fixture
-def checkpoint(job: Job, keeper: Keeper, file: Path) -> Checkpoint:
-    """A checkpoint of one file, whose job is dead."""
-    file.parent.mkdir()
-    job.do("f = open('folder/file', 'wb', 0)", f"f.write({CONTENT!r})")
-    taken = keeper.take(job)
-    job.kill()
-    return taken
 
 
 def kept(aside: Path) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 import psutil
 from support.processes import PATIENCE, POLL_SECONDS, Collector, Result, die_with_parent
 
+from ckptrun.errors import DumpError
 from ckptrun.settings.names import run_directory, state_directory
 from ckptrun.supervisor.control_client import ask, is_live
 from ckptrun.telemetry.events import FILE_NAME, read_events
@@ -145,6 +146,14 @@ class Run:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self.until("control socket", lambda: is_live(self.lab.run_dir))
         return ask(self.lab.run_dir, self.lab.name, request, timeout=PATIENCE)
+
+    def refused(self, *words: str) -> None:
+        """Ask for a checkpoint once the job says that it is ready; it must be refused in words that have these."""
+        self.prints("ready")
+        asked = self.lab.ask("checkpoint", "--wait")
+        assert asked.code == DumpError.exit_code, asked.err
+        assert all(word in asked.err for word in words), asked.err
+        assert self.lab.events(COMMITTED) == []
 
     def job_pid(self) -> int:
         """Wait until the job has a first process and return its PID, as this machine sees it."""

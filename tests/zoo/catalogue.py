@@ -5,10 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FOLDER = Path(__file__).parent / "programs"
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-zoo"
@@ -35,7 +31,6 @@ class Program:
         volatile: patterns of side files whose bytes differ from run to run, even alone.
         refusal: what ckptrun says about a program that it cannot checkpoint; it must end as if left alone.
         note: what users should know.
-        pending: why it is not exact yet, by place; it runs all the same, and `make zoo` tells when it is.
     """
 
     name: str
@@ -46,7 +41,6 @@ class Program:
     volatile: tuple[str, ...] = ()
     refusal: str = ""
     note: str = ""
-    pending: Mapping[Place, str] = dataclasses.field(default_factory=dict)
 
     @property
     def argv(self) -> list[str]:

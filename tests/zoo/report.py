@@ -85,8 +85,6 @@ def notes(program: Program, found: list[dict[str, Any] | None]) -> str:
     for place, result in zip(Place, found, strict=True):
         if not result:
             continue
-        if place in program.pending and result["error"]:
-            told.append(f"{place.value}: {program.pending[place]}")
         # A kill in the middle of a dump fails it, of course.
         if len(result.get("failed_checkpoints", ())) > result.get("kills", 0):
             told.append(f"{place.value}: checkpoints failed and were tried again")
