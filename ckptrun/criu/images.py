@@ -100,7 +100,8 @@ class ImageReader:
         source = images["pstree.img"]
         highest = 0
         for entry in self.entries(source.read(0, source.size), "pstree", "pstree_entry"):
-            highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads)
+            # the first thread is the process itself; of a zombie CRIU writes no number there, but what memory held
+            highest = max(highest, entry.pid, entry.pgid, entry.sid, *entry.threads[1:])
         return highest
 
     def registers(self, images: Mapping[str, Source]) -> int:

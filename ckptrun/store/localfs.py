@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KEPT_GENERATIONS = 8
 """Older ones of a mutable object are removed."""
+FOLDER_TRIES = 100
+"""Times that a folder is made anew for one write."""
 STALE_SECONDS = 600.0
 """An unfinished write this old belongs to a process that is gone."""
 _TEMPORARY = ".tmp-"
@@ -189,9 +191,7 @@ class LocalBackend:
         )
 
     def _link(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-        self._make_folder(path.parent)
-        temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        temporary, fd = self._begin(path.parent)
         try:
             try:
                 for piece in pieces:
@@ -205,6 +205,16 @@ class LocalBackend:
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+    def _begin(self, folder: Path) -> tuple[Path, int]:
+        """Make a folder, unless it is there, and a file in it; meanwhile another writer may remove it as empty."""
+        temporary = folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        for _ in range(FOLDER_TRIES):
+            self._make_folder(folder)
+            with contextlib.suppress(FileNotFoundError):
+                return temporary, os.open(temporary, flags, 0o600)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():

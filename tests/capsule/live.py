@@ -131,6 +131,15 @@ class Lines:
 
         wait_until(read, what="everything is read")
 
+    def children(self, count: int) -> list[int]:
+        """Wait until so many PIDs of children have been told, and return all."""
+
+        def told() -> list[int]:
+            return [int(line.split()[1]) for line in list(self.all) if line.startswith("child ")]
+
+        wait_until(lambda: len(told()) >= count, what=f"{count} children")
+        return told()
+
     def ticks(self) -> list[tuple[int, float]]:
         """Return (counter, clock) of every tick so far."""
         words = [line.split() for line in list(self.all)]

@@ -16,9 +16,12 @@ from ckptrun.core.model import RunState
 from ckptrun.errors import FencedError, HeldError, StoreError
 from ckptrun.store.lease import LEASE_SECONDS, start_time
 from ckptrun.store.localfs import LocalBackend
+from ckptrun.store.probing import FOLDER, probe
 from ckptrun.store.repository import Keep, Lineage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptrun.store.repository import KeySource, Writer
 
 
@@ -172,6 +175,23 @@ def test_a_writer_that_links_into_a_gap_of_removed_generations_is_fenced(
     assert directory.folder is not None
     assert not (directory.folder / "train" / "HEAD.2").exists()
     second.renew()
+
+
+def test_two_that_try_one_store_out_at_once_do_not_disturb_each_other(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """As the runs of a job array may: what one finds empty and removes, the other is about to write into."""
+    make, removed = LocalBackend._make_folder, []
+
+    def then_the_other_removes_it(backend: LocalBackend, folder: Path) -> None:
+        make(backend, folder)
+        if folder.name == FOLDER and not removed:
+            removed.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(LocalBackend, "_make_folder", then_the_other_removes_it)
+    probe(directory.open())
+    assert removed
 
 
 def test_of_many_that_begin_at_once_one_wins(directory: Place):
