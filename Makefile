@@ -9,7 +9,7 @@ ZOO := .venv-zoo
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --retries 10 --timeout 60
 STUB := $(wildcard ckptrun/capsule/stub/*.[ch])
-QUICK := $(filter-out tests/e2e tests/zoo tests/containers tests/gpu tests/bench,$(wildcard tests/*))
+QUICK := $(filter-out tests/e2e tests/zoo tests/containers tests/gpu tests/bench,$(patsubst %/,%,$(wildcard tests/*/)))
 
 # A .venv whose interpreter was upgraded or removed is made anew.
 ifneq ($(wildcard $(VENV)),)
