@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from support.run import Lab, Run
 
+pytestmark = pytest.mark.slow
+
 HUNG_SECONDS = 10 * PATIENCE
 UPLOADS = Fault(
     "ckptrun.store.localfs:LocalBackend.put_if_absent",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from support.run import Lab, Run
 
+pytestmark = pytest.mark.slow
+
 JOB = ("sh", "-c", "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i >> log.txt; sleep 0.05; done")
 
 

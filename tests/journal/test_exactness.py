@@ -17,6 +17,9 @@ from journalkit import Keeper
 
 from ckptrun.journal import Journal
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ("one", "two", "three")
 SIZES = st.one_of(st.integers(0, 100), st.integers(60_000, 70_000), st.integers(0, 300_000))
 DATA = st.builds(lambda byte, size: bytes([byte]) * size, st.integers(0, 3), SIZES)

@@ -10,10 +10,14 @@ import signal
 import traceback
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from storekit import RUNNING, Place, Wrapped, acquire, commit, contents, expected, key_file, sample
 
 from ckptrun.store import localfs
 from ckptrun.store.repository import Lineage
+
+pytestmark = pytest.mark.slow
+
 
 if TYPE_CHECKING:
     from collections.abc import Callable
