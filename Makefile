@@ -68,14 +68,20 @@ $(VENV)/.python:
 demo: setup ## a real training run, killed on the way, restored, finished
 	@$(PY) examples/demo.py
 
-# A filesystem that can reflink, for the journal's tests; without it they skip and say so.
+# A filesystem that can reflink, PostgreSQL, Redis; the tests that need what is missing skip and say so.
 .PHONY: test-packages
 test-packages:
-	@if ! command -v mkfs.btrfs >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	@missing=()
+	command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
+	command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+	command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
+	if [ "$${#missing[@]}" -gt 0 ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	  export DEBIAN_FRONTEND=noninteractive
 	  apt-get -o Acquire::Retries=5 -qq update
-	  apt-get -o Acquire::Retries=5 -qq --yes --no-install-recommends install btrfs-progs >/dev/null ||
-	    echo "test: btrfs-progs cannot be installed; the reflink tests will be skipped" >&2
+	  for package in "$${missing[@]}"; do
+	    RUNLEVEL=1 apt-get -o Acquire::Retries=5 -qq --yes --no-install-recommends install "$$package" >/dev/null ||
+	      echo "test: $$package cannot be installed; the tests that need it will be skipped" >&2
+	  done
 	fi
 
 test: setup test-packages $(ZOO)/.quick ## the test suite
