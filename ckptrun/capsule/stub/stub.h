@@ -1,11 +1,12 @@
 /* ckptrun-stub: what the parts of the static helper share.
  *
- * One binary, six roles, chosen by the first argument (or by CRIU's environment):
+ * One binary, seven roles, chosen by the first argument (or by CRIU's environment):
  *   capsule  makes the namespaces and leaves `init` behind as their PID 1
  *   root     the root of every dump: starts the job, reaps, forwards signals
  *   relay    (forked by root) copies between the job's pty and two pipes
  *   action   CRIU's --action-script
  *   subreaper  (adopt.c) makes a root that CRIU is restoring a child-subreaper early
+ *   hook     (hook.c) becomes a hook
  * Policy lives in Python; this code is mechanical and does what its specification says.
  */
 #ifndef CKPTRUN_STUB_H
@@ -31,6 +32,8 @@ int root_main(int argc, char **argv);
 void relay_main(int master, int in, int out, int sizes) __attribute__((noreturn));
 int action_main(const char *action);
 int subreaper_main(pid_t pid);
+/* `parent` is who must still be ours. */
+int hook_main(pid_t parent, char **argv);
 
 /* Take over the events of a fanotify group and the log for them (both are duplicated). */
 void watch_begin(int events_fd, int log_fd);
