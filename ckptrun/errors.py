@@ -22,6 +22,7 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     ├── NotExecutableError          126
     ├── CommandNotFoundError        127
     ├── DumpError                   76  a checkpoint failed, the job runs on: what ``checkpoint`` ends with, never a run
+    ├── HookError                   76  a hook vetoed or failed: the checkpoint or restore is given up for now
     └── RestoreError                --  one checkpoint could not be restored; the next older one is tried
         └── UnfitError              --  it does not fit this machine or this user: it stays good for others
 """
@@ -140,6 +141,23 @@ class DumpError(CkptrunError):
     """A checkpoint failed; the job is unharmed."""
 
     exit_code = 76
+
+
+class HookError(CkptrunError):
+    """A hook does not want a checkpoint now (``skipped``), or failed, and that aborts a checkpoint or restore.
+
+    Args:
+        message: one sentence: the hook and the cause.
+        skipped: it is no failure.
+        retry_after: seconds after which another try makes sense, if the hook says so.
+    """
+
+    exit_code = 76
+
+    def __init__(self, message: str, *, skipped: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+        self.retry_after = retry_after
 
 
 class RestoreError(CkptrunError):
