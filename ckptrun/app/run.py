@@ -26,16 +26,19 @@ from ckptrun.criu.staging import Arena
 from ckptrun.errors import ConfigurationError
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
-from ckptrun.supervisor import pressure, privilege, requests, signals, workplace
+from ckptrun.supervisor import jobcalls, pressure, privilege, rendezvous, requests, signals, workplace
 from ckptrun.supervisor.binaries import Binaries
+from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
+from ckptrun.supervisor.rendezvous import Rendezvous
 from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private_tmp
 from ckptrun.supervisor.shell import Parts, Shell
 from ckptrun.supervisor.staged import LocalCopies
+from ckptrun.supervisor.statepage import StatePage
 from ckptrun.supervisor.tools import Tools
 from ckptrun.supervisor.vault import Vault
 from ckptrun.supervisor.watching import watcher
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ckptrun.capsule.capsule import Capsule
     from ckptrun.settings import RunSettings
 
 RESERVE_BYTES = 64 << 20
@@ -119,6 +123,7 @@ class _Run:
         server = requests.serve(shell, parts, settings)
         stop = threading.Event()
         pressure.watch(lambda: shell.enqueue(shell.relieve), stop)
+        parts.channel.start()
         try:
             vault.start(run)
             finish = shell.run(parts, plan)
@@ -129,10 +134,12 @@ class _Run:
             stop.set()
             shell.tell_end()
             server.close()
+            parts.channel.close()
             parts.arena.close()
             diary.close()
             shutil.rmtree(place, ignore_errors=True)
             shutil.rmtree(settings.run_dir / "tmp", ignore_errors=True)
+            shutil.rmtree(settings.run_dir / "channel", ignore_errors=True)
         return finish.exit.code
 
     def _note(self, text: str) -> None:
@@ -155,9 +162,23 @@ class _Run:
             settings.journal_limit,
             preserve=[str(path) for path in settings.preserve],
             private=["/dev/shm"],  # noqa: S108 - the capsule's own
-            ignore=[f"{helpers.HIDDEN}/bin", str(settings.state_dir), str(place)],
+            ignore=[f"{helpers.HIDDEN}/bin", *rendezvous.OWN, str(settings.state_dir), str(place)],
             trail=settings.run_dir / "writes",
         )
+        meeting = Rendezvous(settings.run_dir / "channel", self.privilege.owner)
+        meeting.make()
+        channel = Channel(
+            meeting,
+            StatePage(meeting.page, secrets.token_hex(8), settings.name, self._note),
+            self._note,
+        )
+        jobcalls.register(channel, shell)
+        watch = watcher(journal, str(settings.cwd), self.speaker.say)
+
+        def opened(root: str, capsule: Capsule) -> None:
+            channel.opened(capsule.init_pid)
+            watch(root, capsule)
+
         job = Job(
             settings.command,
             settings.environment,
@@ -166,7 +187,8 @@ class _Run:
             private_tmp,
             self.privilege,
             settings.portable_cpu,
-            watcher(journal, str(settings.cwd), self.speaker.say),
+            opened,
+            meeting.shared,
         )
         tools = Tools(
             self.criu,
@@ -181,6 +203,7 @@ class _Run:
             settings.run_dir / "logs",
             shell.post,
             self._note,
+            channel,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
@@ -191,6 +214,11 @@ class _Run:
         )
 
         def fetch(checkpoint: str, local: bool) -> Images:
+            images = found(checkpoint, local)
+            channel.restoring(images.facts.channel)
+            return images
+
+        def found(checkpoint: str, local: bool) -> Images:
             staged = copies.get(checkpoint) if local else None
             if staged is not None:
                 streams_by_name = {stream.name: stream.data for stream in staged.snapshot.streams}
@@ -206,7 +234,17 @@ class _Run:
 
         restorer = Restorer(tools, folders, fetch, shell.open_capsule)
         return Parts(
-            job, self.helper, self.streams, checkpointer, restorer, copies, vault, arena, diary, self.speaker
+            job,
+            self.helper,
+            self.streams,
+            checkpointer,
+            restorer,
+            copies,
+            vault,
+            arena,
+            diary,
+            self.speaker,
+            channel,
         )
 
     def _room(self, size: int) -> str:

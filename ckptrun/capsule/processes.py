@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 _PF_EXITING = 0x4
+_TRIES = 3
 _SIGKILL = 1 << (signal.SIGKILL - 1)
 
 
@@ -28,6 +29,28 @@ def children(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += map(int, (task / "children").read_bytes().split())
     return found
+
+
+def is_below(pid: int, top: int) -> bool:
+    """Tell whether a process, or a zombie that is left of it, is somewhere below another one."""
+    for _ in range(_TRIES):  # a parent may end on the way: its children are another's then
+        below = _climbs(pid, top)
+        if below is not None:
+            return below
+    return False
+
+
+def _climbs(pid: int, top: int) -> bool | None:
+    """Follow the parents of `pid` up to `top`; None if one has gone."""
+    while pid > 1:
+        if pid == top:
+            return True
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            return None
+        pid = int(stat[stat.rfind(b")") + 1 :].split()[1])
+    return False
 
 
 def pid_inside(host_pid: int) -> int | None:

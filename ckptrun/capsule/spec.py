@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from ckptrun.capsule.helper import HIDDEN, Helper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 2, 4, 8, 4096
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class CapsuleSpec:
         user_namespace: (uid, gid) outside that become 0 inside, for an ordinary user; None as root.
         offsets: for the time namespace; None leaves the clocks alone.
         owner: uid and gid of the folder that holds what the job may write.
+        read_only: names in `shared` of folders that nothing inside may change.
     """
 
     helper: Helper
@@ -55,6 +56,7 @@ class CapsuleSpec:
     user_namespace: tuple[int, int] | None = None
     offsets: Offsets | None = None
     owner: tuple[int, int] | None = None
+    read_only: Collection[str] = ()
 
     def words(self) -> list[bytes]:
         """Return the specification as the helper reads it."""
@@ -75,6 +77,8 @@ class CapsuleSpec:
         for name, folder in self.shared.items():
             inside = f"{HIDDEN}/{name}"
             steps += [("mkdir", inside, 0o700), ("mount", folder, inside, "", MS_BIND, "")]
+            if name in self.read_only:
+                steps.append(("mount", "", inside, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _kept(folder), ""))
         steps += [
             (
                 "mount",
@@ -145,6 +149,12 @@ def to_file(words: Sequence[bytes]) -> int:
     while view:
         view = view[os.write(fd, view) :]
     return fd
+
+
+def _kept(folder: Path) -> int:
+    """Return the flags of a folder's mount that an ordinary user may not take off it."""
+    flags = os.statvfs(folder).f_flag  # the bits are those of mount(2)
+    return flags & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 def _encode(*words: object) -> list[bytes]:

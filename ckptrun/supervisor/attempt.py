@@ -256,6 +256,7 @@ class Attempt:
                 portable=self._incarnation.portable,
             ),
             moment.affinity,
+            tools.channel.facts(),
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(

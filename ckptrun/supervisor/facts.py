@@ -36,6 +36,7 @@ class Facts:
         criu_flags: what CRIU was told of connections, and must be told again.
         compat: what it depends on: CPU, kernel, CRIU, libraries; checked before a restore.
         affinity: CPUs of the threads that have others than the job root, by PID inside the capsule.
+        channel: what the job was told and has promised; see `Channel.facts`.
     """
 
     position: Position
@@ -49,6 +50,7 @@ class Facts:
     criu_flags: tuple[str, ...]
     compat: Compat
     affinity: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    channel: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -65,6 +67,7 @@ class Facts:
             "criu_flags": list(self.criu_flags),
             "compat": self.compat.to_json(),
             "affinity": {pid: list(cpus) for pid, cpus in self.affinity.items()},
+            "channel": dict(self.channel),
         }
 
     @classmethod
@@ -92,6 +95,7 @@ class Facts:
                 tuple(value.get("criu_flags", KEEP_FLAGS)),
                 Compat.from_json(value.get("compat")),
                 value.get("affinity", {}),
+                value.get("channel", {}),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
@@ -22,6 +22,7 @@ from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
 from ckptrun.criu.available import oom_kills
 from ckptrun.errors import RestoreError
+from ckptrun.supervisor import rendezvous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +52,8 @@ class Job:
     portable: str = ""
     watch: Callable[[str, Capsule], None] = lambda _root, _capsule: None
     """Told of a new capsule and its root before anything of the job runs in it."""
+    meeting: Mapping[str, Path] = field(default_factory=dict)
+    """Where the job meets the supervisor: see `Rendezvous.shared`."""
 
 
 class Incarnation:
@@ -94,9 +97,13 @@ class Incarnation:
         """
         if self._condemned:
             raise RestoreError("the run is over")
-        shared = {} if self._job.private_tmp is None else {"tmp": self._job.private_tmp}
+        shared = dict(self._job.meeting)
+        if self._job.private_tmp is not None:
+            shared["tmp"] = self._job.private_tmp
         privilege = self._job.privilege
-        spec = CapsuleSpec(helper, shared, privilege.user_namespace, offsets, privilege.owner)
+        spec = CapsuleSpec(
+            helper, shared, privilege.user_namespace, offsets, privilege.owner, rendezvous.READ_ONLY
+        )
         self.helper = helper
         if offsets:
             self.offsets = offsets
@@ -138,7 +145,7 @@ class Incarnation:
         environment = dict(self._job.environment) | dict(self._job.privilege.environment)
         if self._job.private_tmp is not None:
             environment["TMPDIR"] = f"{HIDDEN}/tmp"  # noqa: S108 - the private one
-        return environment
+        return rendezvous.job_environment(environment) if self._job.meeting else environment
 
     def spawn_criu(self, identity: Identity | None) -> Callable[..., Running]:
         """Return a function that starts CRIU inside the capsule as `identity`."""

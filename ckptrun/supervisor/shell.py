@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptrun.core.config import Config
     from ckptrun.core.state import State
     from ckptrun.criu.staging import Arena
+    from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.checkpointing import Checkpointer
     from ckptrun.supervisor.restoring import Restorer
     from ckptrun.supervisor.staged import LocalCopies
@@ -55,6 +56,7 @@ class Parts:
     arena: Arena
     diary: EventLog
     speaker: Speaker
+    channel: Channel
 
 
 class Shell:
@@ -130,6 +132,7 @@ class Shell:
 
     def _step(self, event: e.Event) -> None:
         self.state, commands = step(self.state, event)
+        self._parts.channel.observe(event)
         if isinstance(event, e.JobStarted | e.RestoreSucceeded):
             self._warm_up()
         for command in commands:
@@ -140,8 +143,8 @@ class Shell:
         match command:
             case c.StartJob(number):
                 self._start_fresh(number)
-            case c.RestoreJob(number):
-                incarnation = self._new_incarnation(number)
+            case c.RestoreJob(number, checkpoint):
+                incarnation = self._new_incarnation(number, checkpoint)
                 self._worker(f"restore {number}", lambda: parts.restorer.restore(command, incarnation))
             case c.TakeCheckpoint():
                 self._take_checkpoint(command)
@@ -197,9 +200,10 @@ class Shell:
     def _worker(self, name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
-    def _new_incarnation(self, number: int) -> Incarnation:
+    def _new_incarnation(self, number: int, origin: str = "") -> Incarnation:
         parts = self._parts
         self.incarnation = Incarnation(number, parts.job, parts.streams, self.post, self._job_stopped)
+        parts.channel.begin(number, origin, self.incarnation.environment())
         return self.incarnation
 
     def _start_fresh(self, number: int) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptrun.criu.program import Criu
     from ckptrun.journal import Journal
     from ckptrun.supervisor.binaries import Binaries
+    from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.machine import Machine
     from ckptrun.supervisor.network import Network
     from ckptrun.supervisor.privilege import Privilege
@@ -42,6 +43,7 @@ class Tools:
     logs: Path
     post: Callable[[Event], None]
     note: Callable[[str], None]
+    channel: Channel
     alone: threading.Lock = field(default_factory=threading.Lock)
     """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
 

@@ -1,0 +1,105 @@
+"""Critical sections: no checkpoint is begun inside one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+
+from ckptrun.job import _channel, _page, _safepoint
+from ckptrun.job._errors import JobError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Callable, TypeVar
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+SECONDS = 60.0
+_RUNS_LATER = 0x20 | 0x80 | 0x200
+"""Flags of the code of generators, coroutines and asynchronous generators."""
+
+
+class _Mine(threading.local):
+    """The section that a thread is in: how deep, its name, and in which process and incarnation it was entered."""
+
+    depth = 0
+    name = ""
+    pid = 0
+    life = _page.NOTHING
+
+
+_mine = _Mine()
+
+
+class critical:  # noqa: N801 - used like the function it stands for
+    """A section that no checkpoint falls into, as context manager or decorator.
+
+    A checkpoint that is under way when it begins ends first; one that is wanted meanwhile waits for its end. A
+    section inside another one of the same thread is part of it. Without ckptrun nothing happens.
+
+    Args:
+        seconds: how long it may hold checkpoints back; after that they are taken all the same, and ckptrun says so.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        if not seconds > 0:
+            raise UsageError(f"critical(seconds={seconds!r}) is no time in seconds")
+        self._seconds = float(seconds)
+
+    def __enter__(self) -> None:
+        """Begin; returns when no checkpoint is under way."""
+        if _mine.pid != os.getpid():
+            _mine.depth, _mine.pid = 0, os.getpid()
+        _mine.depth += 1
+        if _mine.depth > 1 or not _channel.under_ckptrun():
+            return
+        try:
+            _safepoint.safe_point()
+            _mine.name = f"{os.getpid()}-{os.urandom(6).hex()}"
+            _channel.request("critical", action="enter", section=_mine.name, seconds=self._seconds)
+            _mine.life = _page.read()
+        except BaseException:
+            _mine.depth = 0
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End; never raises what only ckptrun would care for."""
+        _mine.depth -= 1
+        if _mine.depth or not _channel.under_ckptrun() or _mine.pid != os.getpid():
+            return
+        if _page.read().same_life(_mine.life):  # sections end with their incarnation
+            try:
+                _channel.request("critical", action="leave", section=_mine.name)
+            except JobError:
+                pass
+        if kind is None:
+            _safepoint.safe_point()
+
+    def __call__(self, function: Function) -> Function:
+        """Have a function run inside such a section.
+
+        Raises:
+            UsageError: it is a coroutine function or a generator, whose body runs after its call.
+        """
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_flags & _RUNS_LATER:
+            raise UsageError(f"critical() cannot decorate {function.__name__!r}, whose body runs later")
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with critical(self._seconds):
+                return function(*args, **kwargs)
+
+        return wrapped  # type: ignore[return-value]
+
+
+def inside_critical() -> bool:
+    """Return whether the calling thread is inside a section that ckptrun knows of."""
+    return _mine.depth > 0 and _mine.pid == os.getpid() and _page.read().same_life(_mine.life)

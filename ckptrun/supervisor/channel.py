@@ -1,0 +1,330 @@
+"""The supervisor's end of the job's channel: takes datagrams, knows their senders, sends replies.
+
+One thread reads the socket. What a request means is not known here: `Channel.register` names a handler for each.
+docs/design/channel.md is the protocol, ``ckptrun.job._channel`` the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import stat
+import struct
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ckptrun.capsule.processes import is_below
+from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, Resume
+from ckptrun.supervisor.control_client import socket_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptrun.core.events import Event
+    from ckptrun.core.model import Json
+    from ckptrun.supervisor.rendezvous import Rendezvous
+    from ckptrun.supervisor.statepage import StatePage
+
+LIMIT = 128 * 1024
+"""Bytes of one datagram."""
+OPEN_REQUESTS = 1024
+"""Requests under way at a time."""
+KEPT_REPLIES = 256
+"""Replies kept for requests that are sent again because theirs was lost."""
+KEPT_EARLY = 4096
+"""Datagrams kept that come before the job counts as running."""
+VERSION = 1
+ID_LIMIT = 200
+"""Characters of a request's id."""
+_CREDENTIALS = struct.Struct("3i")
+_ROOM = socket.CMSG_SPACE(_CREDENTIALS.size)
+"""For credentials and nothing else: descriptors that come along are closed by the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, or one notice, of a process of the job's.
+
+    Args:
+        do: its name.
+        fields: all that it says.
+        pid: of its sender, as this process sees it.
+        incarnation: that is alive.
+        answer: takes the reply's fields; see `reply` and `fail`.
+    """
+
+    do: str
+    fields: Mapping[str, Any]
+    pid: int
+    incarnation: int
+    answer: Callable[[dict[str, Any]], None]
+
+    def reply(self, **fields: Any) -> None:
+        """Answer that it is done; any thread, once. After the incarnation's end nobody hears it."""
+        self.answer({"ok": True, **fields})
+
+    def fail(self, kind: str, error: str, hint: str = "") -> None:
+        """Answer why it is not done; `kind` chooses what the SDK raises (``ckptrun.job._errors.KINDS``)."""
+        self.answer({"ok": False, "kind": kind, "error": error, "hint": hint})
+
+
+Handler: TypeAlias = "Callable[[Asked], None]"
+"""Called in the channel's thread, so it returns soon: what waits for anything goes to another thread."""
+
+
+class Channel:
+    """The channel of one run.
+
+    Args:
+        place: where the job finds it.
+        page: what the job is told without asking.
+        note: takes sentences for the user.
+
+    Raises:
+        OSError: the socket cannot be made.
+    """
+
+    def __init__(self, place: Rendezvous, page: StatePage, note: Callable[[str], None]) -> None:
+        self._place = place
+        self.page = page
+        self._note = note
+        self._handlers: dict[str, Handler] = {}
+        self._lines: Callable[[dict[str, str]], None] = lambda _lines: None
+        self._lock = threading.Lock()
+        self._open: dict[str, object] = {}
+        self._done: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._early: list[tuple[bytes, int, Any]] = []
+        self._incarnation = 0
+        self._restores = 0
+        self._init = 0
+        self._live = False
+        self._stop = False
+        self._said = False
+        self._folder = -1
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._socket = self._bound()
+        self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._thread = threading.Thread(target=self._serve, name="channel", daemon=True)
+
+    def register(self, do: str, handler: Handler) -> None:
+        """Have requests and notices called `do` handled; before `start`."""
+        self._handlers[do] = handler
+
+    def on_lines(self, take: Callable[[dict[str, str]], None]) -> None:
+        """Have the lines of ``sd_notify`` taken, in the channel's thread; before `start`."""
+        self._lines = take
+
+    def start(self) -> None:
+        """Begin to take datagrams."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take and answer nothing any more."""
+        with self._lock:
+            self._stop = True
+            os.eventfd_write(self._wake, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+        self._out.close()
+        os.close(self._wake)
+        if self._folder >= 0:
+            os.close(self._folder)
+
+    def begin(self, incarnation: int, origin: str, environment: Mapping[str, str]) -> None:
+        """Forget the incarnation before this one, of which nothing lives, and tell the next one who it is."""
+        with contextlib.suppress(OSError):  # a full disk: the job finds what was told before
+            self._place.tell_environment(environment)
+        with self._lock:
+            self._live, self._init, self._incarnation = False, 0, incarnation
+            self._open.clear()
+            self._done.clear()
+            self._early.clear()
+            with contextlib.suppress(OSError):
+                self._place.sweep()
+            if self._folder >= 0:
+                os.close(self._folder)
+            self._folder = os.open(
+                self._place.replies, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+            self.page.set(incarnation=incarnation, origin=origin)
+
+    def restoring(self, facts: Mapping[str, Any]) -> None:
+        """Take what the checkpoint that is being restored says of the job: see `facts`."""
+        restores = facts.get("restores", 0)
+        self._restores = max(self._restores, restores if isinstance(restores, int) else 0) + 1
+        self.page.set(restores=self._restores)
+
+    def facts(self) -> dict[str, Json]:
+        """Return what a checkpoint must remember of the job."""
+        return {"restores": self._restores}
+
+    def opened(self, init_pid: int) -> None:
+        """Take what comes from below this process from now on; nothing of the job runs yet."""
+        self._init = init_pid
+
+    def observe(self, event: Event) -> None:
+        """Take note of what concerns the job: that it counts as running now, that a checkpoint was committed."""
+        if isinstance(event, JobStarted | RestoreSucceeded) and event.incarnation == self._incarnation:
+            with self._lock:
+                self._live = True
+                os.eventfd_write(self._wake, 1)
+        elif isinstance(event, Committed):
+            self.page.set(committed=event.seq, newest=event.id)
+        elif isinstance(event, Begin) and isinstance(event.plan, Resume):
+            newest = event.plan.candidates[0]
+            self.page.set(committed=newest.seq, newest=newest.id)
+
+    def _bound(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with socket_address(self._place.notify, "socket") as address:
+                sock.bind(address)
+            os.chmod(self._place.notify / "socket", 0o666)  # noqa: PTH101, S103 - by senders it is judged
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while not self._stop:
+                for key, _ in selector.select():
+                    if key.fileobj is self._socket:
+                        self._receive()
+                    else:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(self._wake)
+                if self._live and self._early:
+                    with self._lock:
+                        early, self._early = self._early, []
+                    for data, pid, sender in early:
+                        self._take(data, pid, sender)
+
+    def _receive(self) -> None:
+        try:
+            data, extra, flags, sender = self._socket.recvmsg(LIMIT, _ROOM)
+        except OSError:
+            return
+        pid = next(
+            (
+                _CREDENTIALS.unpack(content)[0]
+                for level, kind, content in extra
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+            ),
+            0,
+        )
+        if flags & socket.MSG_TRUNC or not self._init or not is_below(pid, self._init):
+            return
+        if self._live and not self._early:
+            self._take(data, pid, sender)
+        elif len(self._early) < KEPT_EARLY:
+            with self._lock:
+                self._early.append((data, pid, sender))
+
+    def _take(self, data: bytes, pid: int, sender: object) -> None:
+        try:
+            if data[:1] == b"{":
+                self._take_request(json.loads(data), pid, sender)
+            else:
+                self._lines(_lines(data))
+        except Exception as error:  # noqa: BLE001 - whatever a job sends, the run goes on
+            if not self._said:
+                self._note(f"the job sent what ckptrun cannot take: {error!r}")
+            self._said = True
+
+    def _take_request(self, fields: Any, pid: int, sender: object) -> None:
+        if not isinstance(fields, dict) or not isinstance(do := fields.get("do"), str):
+            return
+        identity = fields.get("id")
+        name = _reply_name(sender, self._place.senders)
+        if identity is None or not name:
+            asked = Asked(do, fields, pid, self._incarnation, lambda _reply: None)
+            if handler := self._handlers.get(do):
+                handler(asked)
+            return
+        if not isinstance(identity, str) or len(identity) > ID_LIMIT:
+            return
+        token = object()
+        with self._lock:
+            number = self._incarnation
+            done, known = self._done.get(identity), identity in self._open
+            full = len(self._open) >= OPEN_REQUESTS
+            if not (done or known or full):
+                self._open[identity] = token
+        if done:
+            self._send(*done)
+        elif full and not known:
+            self._send(name, self._reply_bytes(identity, number, _BUSY))
+        elif not known:
+            self._pass_on(
+                Asked(
+                    do, fields, pid, number, lambda reply: self._answer(token, identity, name, number, reply)
+                )
+            )
+
+    def _pass_on(self, asked: Asked) -> None:
+        if asked.fields.get("v") != VERSION:
+            asked.fail(
+                "usage", f"this ckptrun does not know version {asked.fields.get('v')!r} of its channel"
+            )
+        elif handler := self._handlers.get(asked.do):
+            try:
+                handler(asked)
+            except Exception as error:  # noqa: BLE001 - the job hears of it
+                asked.fail("internal", f"internal error: {error!r}")
+        else:
+            asked.fail("usage", f"this ckptrun knows no request {asked.do!r}", "it may be of another version")
+
+    def _answer(self, token: object, identity: str, name: str, number: int, reply: dict[str, Any]) -> None:
+        data = self._reply_bytes(identity, number, reply)
+        with self._lock:
+            if self._open.get(identity) is not token:
+                return  # of an incarnation that has ended, or answered already
+            del self._open[identity]
+            self._done[identity] = (name, data)
+            while len(self._done) > KEPT_REPLIES:
+                self._done.popitem(last=False)
+        self._send(name, data)
+
+    def _reply_bytes(self, identity: str, number: int, reply: dict[str, Any]) -> bytes:
+        whole = {"v": 1, "id": identity, "run": self.page.page.run, "incarnation": number, **reply}
+        return json.dumps(whole, separators=(",", ":"), default=str).encode()
+
+    def _send(self, name: str, data: bytes) -> None:
+        """Send a reply to a socket in the folder, and to nothing that only leads elsewhere."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._stop:
+                return
+            target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                if stat.S_ISSOCK(os.fstat(target).st_mode):
+                    self._out.sendto(data, f"/proc/self/fd/{target}")
+            finally:
+                os.close(target)
+
+
+_BUSY = {"ok": False, "kind": "unavailable", "error": "too many requests at once", "hint": ""}
+
+
+def _reply_name(sender: object, within: str) -> str:
+    """Return the name, in the folder for replies, of a sender's socket; empty if it has none there."""
+    path = sender.decode("utf-8", "replace") if isinstance(sender, bytes) else sender
+    if not isinstance(path, str):
+        return ""
+    folder, _, name = path.rpartition("/")
+    return name if folder == within and name not in {"", ".", ".."} else ""
+
+
+def _lines(data: bytes) -> dict[str, str]:
+    """Return the assignments of an ``sd_notify`` message."""
+    pairs = (line.partition("=") for line in data.decode("utf-8", "replace").splitlines())
+    return {name: value for name, equals, value in pairs if equals}
