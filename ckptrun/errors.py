@@ -6,6 +6,7 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     CkptrunError                    70  internal, or not classified
     ├── UsageError                  64  the command line is wrong
     ├── MissingFeatureError         69  CRIU or a kernel feature is missing
+    ├── NoAnswerError               69  a live run does not answer: it is busy, stopped, or just ending
     ├── StoreError                  73  the store cannot be used
     │   ├── StoreUnreachableError   73  no answer: worth another try
     │   ├── StoreRefusedError       73  read-only, denied, or it ignores preconditions
@@ -59,6 +60,12 @@ class UsageError(CkptrunError):
 
 class MissingFeatureError(CkptrunError):
     """CRIU or a kernel feature is missing."""
+
+    exit_code = 69
+
+
+class NoAnswerError(CkptrunError):
+    """A live run does not answer what it is asked: it is busy, stopped, or just ending."""
 
     exit_code = 69
 

@@ -65,7 +65,8 @@ def ask(run_dir: Path, name: str, request: Mapping[str, Any], *, timeout: float 
     Raises:
         NoLiveRunError: none lives on this machine.
         PermissionMissingError: it belongs to somebody else.
-        CkptrunError: it does not answer in time, ends before it answers, or answers with an error.
+        NoAnswerError: it does not answer in time, or ends before it answers.
+        CkptrunError: it answers with an error; of the kind that this is.
     """
     try:
         sock = _connect(run_dir)
@@ -79,7 +80,7 @@ def ask(run_dir: Path, name: str, request: Mapping[str, Any], *, timeout: float 
             f"the run of {name!r} belongs to another user", hint="ask as that user, or as root"
         ) from error
     except OSError as error:
-        raise errors.CkptrunError(
+        raise errors.NoAnswerError(
             f"the run of {name!r} cannot be reached: {error}", hint="try again"
         ) from error
     with sock:
@@ -113,13 +114,13 @@ def _exchange(
             received += data
         reply = json.loads(received) if received.endswith(b"\n") else None
     except TimeoutError:
-        raise errors.CkptrunError(
+        raise errors.NoAnswerError(
             f"the run of {name!r} did not answer within {timeout:g} s", hint="it is busy; try again"
         ) from None
     except (OSError, ValueError):
         reply = None
     if not isinstance(reply, dict):
-        raise errors.CkptrunError(
+        raise errors.NoAnswerError(
             f"the run of {name!r} ended before it answered",
             hint=f"'ckptrun events {name}' tells what happened",
         )

@@ -93,6 +93,31 @@ def test_a_first_head_repeated_by_the_client_is_known_as_ones_own(place: Place):
     writer.renew()
 
 
+class Repeating:
+    """Does every write twice, as a client does by itself whose answers are lost."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in ("put_if_absent", "replace"):
+            return found
+
+        def twice(*args: Any) -> Any:
+            found(*args)
+            return found(*args)
+
+        return twice
+
+
+def test_a_lineage_is_made_and_taken_through_a_client_that_repeats_every_write(place: Place):
+    lineage = Lineage(Repeating(place.open()), "train", None)  # type: ignore[arg-type]
+    record = commit(acquire(lineage), sample("c1"))
+    acquire(Lineage(Repeating(place.open()), "train", None), take_over=True)  # type: ignore[arg-type]
+    assert lineage.checkpoints() == (record,)
+
+
 def test_a_commit_whose_answer_was_lost_is_found_by_the_next_change(place: Place):
     backend = Flaky(place.open(), StoreUnreachableError)
     lineage = Lineage(backend, "train", None)  # type: ignore[arg-type]

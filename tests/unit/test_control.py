@@ -147,15 +147,16 @@ def test_without_a_live_run_the_message_says_how_to_start_one(tmp_path: Path):
 
 def test_a_run_that_does_not_answer_in_time_is_named(run: Run):
     run.answer = None
-    with pytest.raises(errors.CkptrunError, match=r"'train' did not answer within 0\.1 s"):
+    with pytest.raises(errors.NoAnswerError, match=r"'train' did not answer within 0\.1 s") as caught:
         run.ask(request="status", timeout=0.1)
+    assert caught.value.exit_code == 69, "70 would say that ckptrun has a defect"
 
 
 def test_a_run_that_ends_before_it_answers_is_named(run: Run):
     run.answer = None
     timer = threading.Timer(0.1, run.server.close)
     timer.start()
-    with pytest.raises(errors.CkptrunError, match="ended before it answered"):
+    with pytest.raises(errors.NoAnswerError, match="ended before it answered"):
         run.ask(request="stop", timeout=None)
     timer.join()
 
@@ -190,7 +191,7 @@ def test_only_the_owner_can_enter_the_runs_directory(run: Run):
 def test_another_user_is_turned_away(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(control, "_may_ask", lambda _sock: False)
-    with pytest.raises(errors.CkptrunError, match="ended before it answered"):
+    with pytest.raises(errors.NoAnswerError, match="ended before it answered"):
         run.ask(request="status")
     assert not run.requests
 
