@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.run import REPOSITORY, RESTORED, Lab
+from support.run import REPOSITORY, RESTORED, STARTED, Lab
 from support.s3 import S3Server
 
 if TYPE_CHECKING:
@@ -48,12 +48,13 @@ def test_a_job_whose_machine_is_lost_goes_on_from_the_bucket_with_the_same_diges
     lab.lose_machine()
     shutil.rmtree(lab.work)
     lab.work.mkdir()
-    result = lab.run(*command, options=("--interval", "1s"))
+    again = lab.start(*command, options=("--interval", "1s"))
+    result = again.wait()
 
-    assert result.code == 0, result.err
-    assert [event["event"] for event in lab.events() if event["event"] in {RESTORED, "job-started"}] == [
+    assert result.code == 0, again.story()
+    assert [event["event"] for event in lab.events() if event["event"] in {RESTORED, STARTED}] == [
         RESTORED
-    ]
+    ], again.story()
     assert result.out.splitlines()[-1] == undisturbed.splitlines()[-1]
     assert (lab.work / "train.csv").read_bytes() == (reference / "train.csv").read_bytes()
     assert (lab.work / "model.npz").read_bytes() == (reference / "model.npz").read_bytes()

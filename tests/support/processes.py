@@ -59,6 +59,10 @@ class Collector:
             while data := os.read(self._fd, 65536):
                 self.data += data
 
+    def settle(self, timeout: float) -> None:
+        """Wait a moment for what the writers had written before they ended."""
+        self._thread.join(timeout)
+
     def end(self, timeout: float = PATIENCE) -> bytes:
         """Return everything, once the writers are gone."""
         self._thread.join(timeout)

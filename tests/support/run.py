@@ -185,6 +185,8 @@ class Run:
         parts = [f"events: {json.dumps(event)}" for event in self.lab.events()[-30:]]
         for name, stream in (("stdout", self.stdout), ("stderr", self.stderr)):
             if stream:
+                if not self.alive():
+                    stream.settle(1.0)
                 parts.append(f"--- {name}\n{bytes(stream.data[-4000:]).decode('utf-8', 'replace')}")
         return "\n".join(parts)
 
