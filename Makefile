@@ -9,6 +9,9 @@ ZOO := .venv-zoo
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --retries 10 --timeout 60
 STUB := $(wildcard ckptrun/capsule/stub/*.[ch])
+# Tests wait more than they compute: two at a time, a file's tests one after the other. make test WORKERS=0 takes turns.
+WORKERS ?= 2
+PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 QUICK := $(filter-out tests/e2e tests/zoo tests/containers tests/gpu tests/bench,$(patsubst %/,%,$(wildcard tests/*/)))
 
 # A .venv whose interpreter was upgraded or removed is made anew.
@@ -85,10 +88,10 @@ test-packages:
 	fi
 
 test: setup test-packages $(ZOO)/.quick ## the test suite
-	@$(PY) -m pytest --ignore=tests/bench
+	@$(PYTEST) --ignore=tests/bench
 
 test-quick: setup ## the part of it under two minutes
-	@$(PY) -m pytest -m 'not slow' $(QUICK)
+	@$(PYTEST) -m 'not slow' $(QUICK)
 
 zoo: setup $(ZOO)/.all ## every program of the zoo, three kills here and elsewhere
 	@rm -f zoo.json

@@ -37,6 +37,8 @@ NAME = "job"
 HOLD = "hold"
 STARTED, RESTORED, COMMITTED = "job-started", "job-restored", "checkpoint-committed"
 STAGED = "checkpoint-staged"
+NOT_OF_THE_TESTS = frozenset({"PYTHONUNBUFFERED", "COLUMNS", "LINES"})
+"""Variables that no job shall have from where the tests were started: a window's size is its terminal's."""
 
 Event: TypeAlias = "dict[str, Any]"
 Stream: TypeAlias = "int | IO[bytes]"
@@ -234,7 +236,7 @@ class Lab:
         kept = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("CKPTRUN_", "SUDO_", "AWS_")) and key != "PYTHONUNBUFFERED"
+            if not key.startswith(("CKPTRUN_", "SUDO_", "AWS_")) and key not in NOT_OF_THE_TESTS
         }
         for key in ("CKPTRUN_CRIU",):  # which CRIU is the machine's affair, not the test's
             if key in os.environ:

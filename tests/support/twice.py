@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.processes import PATIENCE, Result
@@ -17,18 +19,17 @@ if TYPE_CHECKING:
 
 def undisturbed(lab: Lab, *words: object) -> str:
     """Return what a Python job prints when it runs without ckptrun."""
-    folder = lab.folder / "undisturbed"
-    folder.mkdir()
-    (folder / "go").touch()
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=folder,
-        env=lab.env | {"TMPDIR": str(folder)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # a short path: sockets lie there
+        Path(folder, "go").touch()
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=folder,
+            env=lab.env | {"TMPDIR": folder},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
