@@ -5,9 +5,11 @@ Words: ``a`` is the client, ``b`` the server's end. ``a>1000`` sends so many byt
 also of an end that no process holds any more.
 """
 
+import fcntl
 import hashlib
 import socket
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -64,19 +66,41 @@ def act(word: str) -> None:
             time.sleep(0.01)
 
 
-def rest(end: socket.socket) -> str:
+def queued(end: socket.socket, request: int) -> int:
+    """Return how many bytes lie unread at an end (FIONREAD), or are unacknowledged by the other (TIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(end, request, bytes(4)), sys.byteorder)
+
+
+def silent(name: str) -> bool:
+    """Tell that nothing will come to an end: the other has not said its last word, and none is under way."""
+    end, other = ends[name], ends["b" if name == "a" else "a"]
+    if other.fileno() < 0 or state("b" if name == "a" else "a") not in {"ESTABLISHED", "CLOSE_WAIT"}:
+        return False
+    return not queued(other, termios.TIOCOUTQ) and not queued(end, termios.FIONREAD)  # in this order
+
+
+def rest(name: str) -> str:
     """Return what can still be read of an end, and how it ends."""
+    end = ends[name]
     digest, count = hashlib.sha256(), 0
-    end.settimeout(10)
+    deadline = time.monotonic() + 10
+    end.settimeout(0.1)
     while True:
         try:
             data = end.recv(1 << 16)
+        except TimeoutError:
+            if silent(name):
+                return f"{count} bytes {digest.hexdigest()[:8]}, then silence"
+            if time.monotonic() < deadline:
+                continue
+            return f"{count} bytes {digest.hexdigest()[:8]}, then nothing for too long"
         except OSError as error:
             return f"{count} bytes {digest.hexdigest()[:8]}, then {type(error).__name__}"
         if not data:
             return f"{count} bytes {digest.hexdigest()[:8]}, then the end"
         digest.update(data)
         count += len(data)
+        deadline = time.monotonic() + 10
 
 
 host, *words = sys.argv[1:]
@@ -93,4 +117,4 @@ while not Path("go").exists():
     time.sleep(0.01)
 for name, end in ends.items():
     if end.fileno() >= 0:
-        print(f"{name}: {rest(end)}", flush=True)
+        print(f"{name}: {rest(name)}", flush=True)
