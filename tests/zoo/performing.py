@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogue import Place
 from support.processes import Collector, die_with_parent
-from support.run import COMMITTED, RESTORED, STARTED, Lab
+from support.run import COMMITTED, RESTORED, STAGED, STARTED, Lab
 
 if TYPE_CHECKING:
     import random
@@ -142,7 +142,8 @@ class Performance:
         self.past: list[Event] = []
         self.kills = 0
         prefix = ON_TERMINAL if program.terminal else ()
-        environment = {**ENVIRONMENT, "ZOO_PAUSE": str(PAUSE_SECONDS)}
+        self.hurry = folder / "hurry"
+        environment = {**ENVIRONMENT, "ZOO_PAUSE": str(PAUSE_SECONDS), "ZOO_HURRY": str(self.hurry)}
         options = ("--interval", f"{INTERVAL_SECONDS}s", "--max-restarts", "20")
         self.lab = Lab(folder, name=program.name, environment=environment, options=options, prefix=prefix)
         self.terminal: Terminal | None = None
@@ -186,6 +187,17 @@ class Performance:
             self.lab.work.mkdir()
             self.start().event(RESTORED)
         self.kills += 1
+
+    def hasten(self) -> None:
+        """Have the program rest no more once another checkpoint is committed, or it has ended."""
+        run = self.run
+        assert run is not None
+        known = {event["id"] for event in self.lab.events(STAGED)}
+        run.until(
+            "commit or end",
+            lambda: not run.alive() or {event["id"] for event in self.lab.events(COMMITTED)} - known,
+        )
+        self.hurry.touch()
 
     def end(self) -> Outcome:
         """Wait for the end and return the outcome; every start but the first must have been a restore."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from pace import PAUSE_SECONDS, report, sha
+from pace import pause, report, sha
 
 PIPE = asyncio.subprocess.PIPE
 ECHO = "import sys\nfor line in sys.stdin: print(int(line) * 31 % 1_000_003, flush=True)"
@@ -36,7 +36,7 @@ async def main() -> None:
         answers = [asked(child, number + step) for child, number in zip(children, numbers, strict=True)]
         *numbers, checked = await asyncio.gather(*answers, checksum(total))
         total = sha(total, numbers, checked)
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause())
     for child in children:
         assert child.stdin is not None
         child.stdin.close()
