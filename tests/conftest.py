@@ -6,8 +6,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
+
+    from support.s3 import S3Server
 
 LONGEST = ("e2e", "zoo", "provision", "packaging", "faults")
 """Folders whose files take minutes: of processes side by side none then has one left when the others are done."""
@@ -28,3 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _rank(item: pytest.Item) -> int:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One server for all tests of this process; each takes a prefix of its own, and a relay where it is to go away."""
+    from support.s3 import S3Server  # noqa: PLC0415 - boto3 is slow to import
+
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -9,27 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.run import REPOSITORY, RESTORED, STARTED, Lab
-from support.s3 import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 
 TRAINING = (sys.executable, REPOSITORY / "examples" / "train_digits.py", "--steps", 300)
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def lab(s3: S3Server, tmp_path: Path) -> Iterator[Lab]:
-    environment = {**s3.env, "CKPTRUN_PASSPHRASE": "correct horse battery staple"}
-    with Lab(tmp_path, store=f"{s3.url}/{tmp_path.name}", environment=environment) as lab:
+def lab(s3_server: S3Server, tmp_path: Path) -> Iterator[Lab]:
+    environment = {**s3_server.env, "CKPTRUN_PASSPHRASE": "correct horse battery staple"}
+    with Lab(tmp_path, store=f"{s3_server.url}/{tmp_path.name}", environment=environment) as lab:
         yield lab
         lab.close()
         lab.expect_nothing_left()

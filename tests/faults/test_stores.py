@@ -13,12 +13,13 @@ import pytest
 from disk import Disk
 from relay import Relay
 from support.run import COMMITTED, RESTORED, STARTED, Lab
-from support.s3 import S3Server, free_ports
+from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from support.run import Run
+    from support.s3 import S3Server
 
 pytestmark = [
     pytest.mark.slow,
@@ -185,11 +186,11 @@ def test_a_bucket_out_of_reach_is_refused_with_require_store(lab: Lab):
     assert address in result.err
 
 
-def test_a_bucket_that_goes_and_comes_gets_what_was_kept_in_memory(lab: Lab, tmp_path: Path):
-    with S3Server(tmp_path / "s3") as server, Relay(server.endpoint) as relay:
-        lab.store = f"{server.url}/runs"
+def test_a_bucket_that_goes_and_comes_gets_what_was_kept_in_memory(lab: Lab, s3_server: S3Server):
+    with Relay(s3_server.endpoint) as relay:
+        lab.store = f"{s3_server.url}/{lab.folder.name}"
         lab.options = ("--no-encryption",)
-        lab.environment = {**server.env, "CKPTRUN_S3_ENDPOINT_URL": relay.url}
+        lab.environment = {**s3_server.env, "CKPTRUN_S3_ENDPOINT_URL": relay.url}
         relay.cut()
         run = lab.start(*JOB, options=OFTEN)
         run.says("the job runs")
@@ -215,11 +216,11 @@ def test_a_bucket_that_goes_and_comes_gets_what_was_kept_in_memory(lab: Lab, tmp
         finish(lab, run)
 
 
-def test_a_bucket_out_of_reach_is_refused_after_an_unfinished_run(lab: Lab, tmp_path: Path):
-    with S3Server(tmp_path / "s3") as server, Relay(server.endpoint) as relay:
-        lab.store = f"{server.url}/runs"
+def test_a_bucket_out_of_reach_is_refused_after_an_unfinished_run(lab: Lab, s3_server: S3Server):
+    with Relay(s3_server.endpoint) as relay:
+        lab.store = f"{s3_server.url}/{lab.folder.name}"
         lab.options = ("--no-encryption",)
-        lab.environment = {**server.env, "CKPTRUN_S3_ENDPOINT_URL": relay.url}
+        lab.environment = {**s3_server.env, "CKPTRUN_S3_ENDPOINT_URL": relay.url}
         run = lab.start(*JOB, options=OFTEN)
         run.commit()
         run.kill_supervisor()

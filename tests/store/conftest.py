@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from storekit import Place, key_file
-from support.s3 import S3Server, s3_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptrun.store.repository import KeySource
+    from support.s3 import S3Server
 
-__all__ = ["s3_server"]
+    from ckptrun.store.repository import KeySource
 
 _prefixes = itertools.count()
 

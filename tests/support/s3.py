@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on loopback, for any test: ``with S3Server(folder) as s3: ... s3.url, s3.env``.
+"""A real S3 server (SeaweedFS) on loopback, for any test: the fixture ``s3_server``, with its ``url`` and ``env``.
 
 It dies with the tests, even when they are killed.
 """
@@ -24,7 +24,6 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -180,13 +179,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One server for the session."""
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 def _die_with_parent() -> None:
