@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.app.beginning import Beginning
 from ckptrun.app.command import check_command
+from ckptrun.app.hooks import find_hooks, launcher
 from ckptrun.app.identity import command_facts
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
@@ -24,6 +25,8 @@ from ckptrun.criu.available import automatic_limit, available_memory
 from ckptrun.criu.images import ImageReader
 from ckptrun.criu.staging import Arena
 from ckptrun.errors import ConfigurationError
+from ckptrun.hooking.contract import Surroundings
+from ckptrun.hooking.phases import Hooks
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import jobcalls, pressure, privilege, rendezvous, requests, signals, workplace
@@ -31,6 +34,7 @@ from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
 from ckptrun.supervisor.facts import Facts
+from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
@@ -87,6 +91,7 @@ class _Run:
         self.network = Network(settings.tcp, self.reader)
         self.helper = helpers.find()
         self.command = command_facts(settings.command, settings.cwd)
+        self.hooks = find_hooks(settings.hooks, settings.environment, settings.cwd, self.helper)
         _make_own(settings.run_dir)
         self.started = time.time()
         self.lingers: Callable[[], bool] = lambda: False
@@ -204,6 +209,7 @@ class _Run:
             shell.post,
             self._note,
             channel,
+            RunsHooks(self._hooks(vault, diary)),
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
@@ -245,6 +251,21 @@ class _Run:
             diary,
             self.speaker,
             channel,
+            tools.hooks,
+        )
+
+    def _hooks(self, vault: Vault, diary: EventLog) -> Hooks:
+        settings = self.settings
+        around = Surroundings(
+            settings.name, secrets.token_hex(8), settings.command, str(settings.cwd), settings.environment
+        )
+        return Hooks(
+            self.hooks,
+            around,
+            launcher(self.helper),
+            epoch=lambda: vault.epoch,
+            tell=self._note,
+            record=diary.emit,
         )
 
     def _room(self, size: int) -> str:

@@ -38,6 +38,10 @@ _RUN = {
     "interval": ("T", "30s, 5m, off, or auto: after 30 s, then as seldom as they are costly. Default: auto."),
     "keep": ("SPEC", "How many checkpoints stay. Default: last=3."),
     "preserve": ("PATH", "Roll this file or folder back as a whole. Repeatable."),
+    "hook": (
+        "SPEC",
+        "A ready-made hook's name, a file, a folder, or module:function; options as ?name=value. Repeatable.",
+    ),
     "journal-limit": ("SIZE", "Content of job-written files copied per checkpoint. Default: 1G."),
     "restart": ("POLICY", "on-failure, always, never. Default: on-failure."),
     "max-restarts": ("N", "Restarts per run. Default: 100."),

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ckptrun.core.events import Outcome
     from ckptrun.core.model import Exit, Json, RunState, Trigger
+
+POST_COMMIT, ON_FAILURE, ON_EXIT = "post-commit", "on-failure", "on-exit"
+"""Phases of `RunHooks`."""
 
 DETAIL = "detail"
 """Level of `Say`: worth a line with ``-v``."""
@@ -113,6 +117,25 @@ class MarkBad:
 
 
 @dataclass(frozen=True, slots=True)
+class RunHooks:
+    """Run the hooks of a phase that nothing waits for, after those commanded before. Not answered.
+
+    Any `RestoreJob` that follows waits until they are through, and so does the end of the run.
+
+    Args:
+        phase: ``post-commit``, ``on-failure`` or ``on-exit``.
+        checkpoint: id of the one that was committed.
+        cause: how the job failed.
+        exit: how the run ends.
+    """
+
+    phase: str
+    checkpoint: str | None = None
+    cause: Outcome | None = None
+    exit: Exit | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send a `Tick` once the monotonic clock has reached ``when`` seconds; replaces the previous `WakeAt`."""
 
@@ -163,6 +186,7 @@ Command: TypeAlias = (
     | SignalJob
     | KillCapsule
     | MarkBad
+    | RunHooks
     | WakeAt
     | Answer
     | Say

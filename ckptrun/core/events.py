@@ -127,6 +127,7 @@ class RestoreFailed:
         corrupt: its bytes do not authenticate or do not parse.
         transient: the store did not answer, or a disk is full; the same checkpoint is worth another try.
         unfit: it does not fit this machine as it is now, and stays good for one that it fits.
+        aborted: a hook has failed: another try may do, an older checkpoint would not help.
     """
 
     now: float
@@ -136,6 +137,7 @@ class RestoreFailed:
     corrupt: bool = False
     transient: bool = False
     unfit: bool = False
+    aborted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptrun.core.commands import DETAIL, ERROR, NORMAL, DropLocal, Finish, MarkBad, RestoreJob, StartJob
+from ckptrun.core.commands import (
+    DETAIL,
+    ERROR,
+    NORMAL,
+    ON_FAILURE,
+    DropLocal,
+    Finish,
+    MarkBad,
+    RestoreJob,
+    RunHooks,
+    StartJob,
+)
 from ckptrun.core.config import RestartPolicy
 from ckptrun.core.events import Fresh, Outcome, RestoreFailed
 from ckptrun.core.model import Exit, RunState
-from ckptrun.core.restart import TRANSIENT_TRIES, backoff, describe
+from ckptrun.core.restart import HOOK_TRIES, TRANSIENT_TRIES, backoff, describe
 from ckptrun.core.resume import NO_CHECKPOINT
 from ckptrun.core.state import Checkpoint, Flaw, Incarnation, Phase, Stored
 
@@ -95,6 +106,9 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
     turn.record("restore-failed", checkpoint=event.checkpoint, reason=event.reason, corrupt=event.corrupt)
     tries = turn.state.transient_failures
     again = event.transient and not event.corrupt and tries < TRANSIENT_TRIES
+    if event.aborted:
+        _aborted(turn, event, tries)
+        return
     in_store = checkpoint is None or checkpoint.stored is Stored.COMMITTED
     if event.unfit and (in_store or not again):
         _unfit(turn, event)
@@ -112,6 +126,18 @@ def restore_failed(turn: Turn, event: RestoreFailed) -> None:
             turn.emit(MarkBad(checkpoint.id, event.reason))
         _rule_out(turn, checkpoint, Flaw.CORRUPT if event.corrupt else Flaw.UNRESTORABLE)
     _restore_newest(turn)
+
+
+def _aborted(turn: Turn, event: RestoreFailed, tries: int) -> None:
+    """Try the same checkpoint again while that may help; then end the run, which can be gone on with."""
+    turn.say(NORMAL, f"checkpoint {event.checkpoint} is not restored: {event.reason}")
+    if tries < HOOK_TRIES:
+        turn.change(transient_failures=tries + 1)
+        _wait(turn, backoff(tries))
+        return
+    turn.say(ERROR, f"giving up after {tries + 1} tries: {event.reason}")
+    turn.say(NORMAL, f"checkpoint {event.checkpoint} stays as it is: the same command goes on from it")
+    turn.finish("ckptrun", NO_CHECKPOINT, RunState.INTERRUPTED)
 
 
 def _unfit(turn: Turn, event: RestoreFailed) -> None:
@@ -179,6 +205,8 @@ def _ended(turn: Turn, outcome: Outcome) -> None:
         signal=outcome.signal,
         oom=outcome.oom,
     )
+    if not outcome.ok and not outcome.after_interrupt:
+        turn.emit(RunHooks(ON_FAILURE, cause=outcome))
     policy = state.config.restart
     if outcome.after_interrupt:
         turn.finish("job", outcome.exit_code, RunState.FINISHED if outcome.ok else RunState.INTERRUPTED)

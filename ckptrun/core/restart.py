@@ -29,6 +29,9 @@ DELAY_CEILING = 30.0
 TRANSIENT_TRIES = 10
 """Restores of one checkpoint while the store does not answer; with the delays, about three minutes."""
 
+HOOK_TRIES = 3
+"""Restores of one checkpoint while a hook fails; a hook that waits longer for something does so by itself."""
+
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _REMEMBERED = 64
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.checkpointing import dump_failed, dump_finished, staging_lost
-from ckptrun.core.commands import NORMAL, Finish, ReleaseHold, SignalJob
+from ckptrun.core.commands import NORMAL, ON_FAILURE, Finish, ReleaseHold, RunHooks, SignalJob
 from ckptrun.core.events import Outcome
 from ckptrun.core.flushing import RUN_ME_AGAIN
 from ckptrun.core.lifecycle import HELD
@@ -207,6 +207,8 @@ def _ended(turn: Turn, outcome: Outcome) -> None:
     number = turn.state.incarnation.number
     turn.incarnation_over()
     turn.record("job-ended", incarnation=number, code=outcome.code, signal=outcome.signal, oom=outcome.oom)
+    if not outcome.ok and current.stage is not StopStage.SIGNALLED:
+        turn.emit(RunHooks(ON_FAILURE, cause=outcome))
     if current.stage is StopStage.HOLDING and not outcome.ok:
         turn.change(stop=replace(current, outcome=outcome))
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptrun.core.commands import DETAIL, NORMAL, MarkBad, Upload
+from ckptrun.core.commands import DETAIL, NORMAL, POST_COMMIT, MarkBad, RunHooks, Upload
 from ckptrun.core.restart import backoff
 from ckptrun.core.state import Flaw, Phase, StopStage, Stored, StoreHealth
 
@@ -31,6 +31,7 @@ def committed(turn: Turn, event: Committed) -> None:
         turn.say(DETAIL, f"checkpoint {event.id} is committed; its upload took {event.upload_seconds:.1f} s")
     turn.record("checkpoint-committed", id=event.id, seq=event.seq, upload_seconds=event.upload_seconds)
     turn.answer(checkpoint.requests, event.id)
+    turn.emit(RunHooks(POST_COMMIT, checkpoint=event.id))
     turn.amend(event.id, stored=Stored.COMMITTED, requests=())
     turn.change(
         store=StoreHealth(),

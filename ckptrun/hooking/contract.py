@@ -254,7 +254,7 @@ def context(
         "epoch": epoch,
         "incarnation": occasion.incarnation,
         "checkpoint": checkpoint
-        and {"id": checkpoint.id, "trigger": checkpoint.trigger, "created": checkpoint.created},
+        and {"id": checkpoint.id, "trigger": checkpoint.trigger or None, "created": checkpoint.created},
         "job": {
             "command": list(around.command),
             "cwd": around.cwd,

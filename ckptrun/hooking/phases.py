@@ -264,6 +264,11 @@ class Bracket:
         self._begun: list[Hook] = []
         self._counted = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something was begun that is not closed yet."""
+        return self._counted
+
     def open(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """Run the opening hooks in order, until one of them says no or `given_up` does.
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
-from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
-from ckptrun.settings.resolve import resolve_run, resolve_store
+from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
+from ckptrun.settings.resolve import resolve_hooks, resolve_run, resolve_store
 
 __all__ = [
+    "HookSettings",
     "KeyChoice",
     "KeyKind",
     "LogFormat",
@@ -20,6 +21,7 @@ __all__ = [
     "StoreSettings",
     "adopt_store_credentials",
     "job_environment",
+    "resolve_hooks",
     "resolve_run",
     "resolve_store",
 ]

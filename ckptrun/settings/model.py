@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ckptrun.core.config import Interval, RestartPolicy, TcpPolicy
 from ckptrun.settings.names import run_directory, store_directory
@@ -68,6 +68,26 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """What was said about hooks; what it means is found out by `ckptrun.hooking.discovery`.
+
+    Args:
+        specs: as given with ``--hook``.
+        tables: options by SPEC, from the file.
+        folder: ``hooks.d`` beside the file; None if there is none.
+        environ: ckptrun's environment, where values ``$NAME`` come from.
+    """
+
+    specs: tuple[str, ...] = ()
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    folder: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.specs or self.tables or self.folder)
+
+
+@dataclass(frozen=True, slots=True)
 class RunSettings:
     """One run: the command and everything that was said about it. Sizes in bytes, durations in seconds.
 
@@ -93,6 +113,7 @@ class RunSettings:
         take_over: do not wait for another writer's lease.
         require_store: refuse to run while the store cannot be reached.
         tcp: what becomes of open TCP connections at a restore.
+        hooks: see `HookSettings`.
         at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
     """
@@ -128,6 +149,7 @@ class RunSettings:
     forward_usr1: bool = False
     log_format: LogFormat = LogFormat.TEXT
     labels: Mapping[str, str] = field(default_factory=dict)
+    hooks: HookSettings = field(default_factory=HookSettings)
     at: str | None = None
     verbosity: int = 0
 

@@ -15,15 +15,18 @@ from ckptrun.core.cpu import parse_level
 from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
-from ckptrun.settings.model import KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
+from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
 from ckptrun.settings.portable import cap
-from ckptrun.settings.sources import NOT_BUILT, Level, Sources, read_document
+from ckptrun.settings.sources import FILE_NAME, NOT_BUILT, Level, Sources, read_document
 from ckptrun.settings.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     import enum
     from collections.abc import Mapping, Sequence
+
+HOOKS_FOLDER = "hooks.d"
+"""Beside the file: a folder of hooks that is used without being named."""
 
 E = TypeVar("E", bound="enum.StrEnum")
 
@@ -103,7 +106,28 @@ def resolve_run(
         forward_usr1=sources.flag("forward-usr1"),
         log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
         labels=dict(sources.many("label", _label)),
+        hooks=_hooks(sources, environ, cwd),
         verbosity=_verbosity(sources),
+    )
+
+
+def resolve_hooks(
+    given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path
+) -> tuple[HookSettings, dict[str, str]]:
+    """Return what is said about hooks, and the environment they would get, without a run.
+
+    Raises:
+        UsageError, ConfigurationError: see `resolve_run`.
+    """
+    sources = Sources(given, environ, read_document(cwd))
+    return _hooks(sources, environ, cwd), job_environment(environ)
+
+
+def _hooks(sources: Sources, environ: Mapping[str, str], cwd: Path) -> HookSettings:
+    folder = cwd / HOOKS_FOLDER
+    used = (cwd / FILE_NAME).exists() and folder.is_dir()
+    return HookSettings(
+        sources.many("hook", str), sources.hook_tables, folder if used else None, dict(environ)
     )
 
 

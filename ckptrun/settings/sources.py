@@ -39,6 +39,7 @@ OPTIONS: dict[str, Shape] = {
     "interval": Shape.VALUE,
     "keep": Shape.VALUE,
     "preserve": Shape.MANY,
+    "hook": Shape.MANY,
     "journal-limit": Shape.VALUE,
     "restart": Shape.VALUE,
     "max-restarts": Shape.VALUE,
@@ -63,14 +64,16 @@ OPTIONS: dict[str, Shape] = {
 
 NOT_BUILT: dict[str, Shape] = {
     "key": Shape.VALUE,
-    "hook": Shape.MANY,
     "user": Shape.VALUE,
     "metrics-port": Shape.VALUE,
     "dry-run": Shape.FLAG,
 }
 
-_SEPARATORS = {"preserve": ":"}
+_SEPARATORS = {"preserve": ":", "hook": ";"}
 """What separates several values in one environment variable; a comma unless listed."""
+
+HOOKS = "hooks"
+"""The tables ``[hooks.SPEC]`` of the file: options of hooks, by what names the hook."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -115,7 +118,9 @@ class Sources:
     ) -> None:
         self._given = given
         self._environ = environ
-        self._document = {key: _from_toml(key, value) for key, value in (document or {}).items()}
+        settings = {key: value for key, value in (document or {}).items() if key != HOOKS}
+        self._document = {key: _from_toml(key, value) for key, value in settings.items()}
+        self.hook_tables = _hook_tables((document or {}).get(HOOKS, {}))
 
     def refuse(self, options: Collection[str]) -> None:
         """Raise if one of ``options``, which are not built yet, is set anywhere.
@@ -218,6 +223,15 @@ def _from_toml(key: str, value: Any) -> str | bool | tuple[str, ...]:
             raise ConfigurationError(
                 f"{key!r} in {FILE_NAME} is {value!r}", hint=f"it must be {wanted[shape]}"
             )
+
+
+def _hook_tables(value: Any) -> dict[str, dict[str, Any]]:
+    """Return the tables of the file's hooks; what may stand in them is each hook's to say."""
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise ConfigurationError(
+            f"{HOOKS!r} in {FILE_NAME} is no table of tables", hint="write [hooks.NAME] and its options below"
+        )
+    return value
 
 
 def _from_variable(option: str, shape: Shape, text: str) -> str | bool | tuple[str, ...] | None:

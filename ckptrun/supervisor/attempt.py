@@ -257,6 +257,7 @@ class Attempt:
             ),
             moment.affinity,
             tools.channel.facts(),
+            self._command.trigger.value,
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(

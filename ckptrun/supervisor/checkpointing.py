@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptrun.core.events import JOB_ENDED, DumpFailed, DumpFinished
 from ckptrun.criu.images import memory_bytes
 from ckptrun.criu.staging import SLACK
-from ckptrun.errors import CkptrunError, DumpError
+from ckptrun.errors import CkptrunError, DumpError, HookError
 from ckptrun.supervisor.attempt import Attempt, Order, Reins
 from ckptrun.supervisor.problems import Problems
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptrun.core.commands import TakeCheckpoint
     from ckptrun.core.model import Source
     from ckptrun.criu.staging import Arena, Slot
+    from ckptrun.supervisor.hooks import Around
     from ckptrun.supervisor.incarnation import Incarnation
     from ckptrun.supervisor.staged import LocalCopies, Staged
     from ckptrun.supervisor.tools import Tools
@@ -67,13 +68,14 @@ class Checkpointer:
     def take(self, command: TakeCheckpoint, incarnation: Incarnation) -> None:
         """Take a checkpoint and post how it went."""
         slot: Slot | None = None
+        hooks = self._tools.hooks.checkpoint(command, incarnation)
         order = Order(
             command,
             incarnation,
             self._reins,
             self._max_freeze,
             self._stored,
-            functools.partial(self._keep, command),
+            functools.partial(self._keep, command, hooks),
             self._problems.tell,
         )
         attempt = Attempt(self._tools, order)
@@ -83,16 +85,19 @@ class Checkpointer:
             slot = self._arena.take(size)
             slot.populate(size + SLACK)
             slot.touch(size + SLACK)
+            hooks.open(lambda: order.reins.abandoned)
             with self._tools.alone:
                 attempt.run(slot)
-        except CkptrunError as error:
-            self._failed(order, attempt, slot, str(error), skipped=isinstance(error, _NoRoomError))
         except Exception as error:  # noqa: BLE001 - a failed checkpoint never harms the job, whatever failed
-            self._failed(order, attempt, slot, repr(error))
+            self._failed(order, attempt, slot, hooks, error)
+        else:
+            _close(hooks, None)  # of a job that was held
 
     def _failed(
-        self, order: Order, attempt: Attempt, slot: Slot | None, reason: str, *, skipped: bool = False
+        self, order: Order, attempt: Attempt, slot: Slot | None, hooks: Around, error: Exception
     ) -> None:
+        reason = str(error) if isinstance(error, CkptrunError) else repr(error)
+        _close(hooks, None if attempt.finished else reason)
         if attempt.finished:
             return  # a held job was killed or released after its dump had been reported
         if slot:
@@ -102,13 +107,18 @@ class Checkpointer:
             self._tools.post(DumpFailed(now, checkpoint, JOB_ENDED, job_ended=True))
             return
         self._tools.keep_log("dump", checkpoint)
-        self._tools.post(DumpFailed(now, checkpoint, reason, skipped=skipped))
+        skipped = isinstance(error, _NoRoomError) or (isinstance(error, HookError) and error.skipped)
+        later = error.retry_after if isinstance(error, HookError) else None
+        self._tools.post(DumpFailed(now, checkpoint, reason, skipped=skipped, retry_after=later))
 
     def _check_room(self, size: int) -> None:
         if reason := self._room(size):
             raise _NoRoomError(reason)
 
-    def _keep(self, command: TakeCheckpoint, staged: Staged, retried: str) -> None:
+    def _keep(self, command: TakeCheckpoint, hooks: Around, staged: Staged, retried: str) -> None:
+        if not command.hold:  # a job that is held is thawed later, if ever
+            hooks.close()
+        staged = hooks.stored_with(staged)
         size = memory_bytes(staged.snapshot.streams)
         self.last_size = staged.slot.used
         self._copies.add(staged)
@@ -121,6 +131,11 @@ class Checkpointer:
     def abandon(self) -> None:
         """Give the running dump up at its next step."""
         self._reins.abandon()
+
+
+def _close(hooks: Around, error: str | None) -> None:
+    with contextlib.suppress(HookError):  # it is over: nothing is left to abort
+        hooks.close(error)
 
 
 class _NoRoomError(DumpError):

@@ -37,6 +37,8 @@ class Facts:
         compat: what it depends on: CPU, kernel, CRIU, libraries; checked before a restore.
         affinity: CPUs of the threads that have others than the job root, by PID inside the capsule.
         channel: what the job was told and has promised; see `Channel.facts`.
+        trigger: why it was taken; empty in older checkpoints.
+        hooks: by hook, the data it wants back; see `ckptrun.hooking`.
     """
 
     position: Position
@@ -51,6 +53,8 @@ class Facts:
     compat: Compat
     affinity: Mapping[str, Sequence[int]] = field(default_factory=dict)
     channel: Mapping[str, Json] = field(default_factory=dict)
+    trigger: str = ""
+    hooks: Mapping[str, dict[str, Json]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -68,6 +72,8 @@ class Facts:
             "compat": self.compat.to_json(),
             "affinity": {pid: list(cpus) for pid, cpus in self.affinity.items()},
             "channel": dict(self.channel),
+            "trigger": self.trigger,
+            "hooks": dict(self.hooks),
         }
 
     @classmethod
@@ -96,6 +102,8 @@ class Facts:
                 Compat.from_json(value.get("compat")),
                 value.get("affinity", {}),
                 value.get("channel", {}),
+                value.get("trigger", ""),
+                value.get("hooks", {}),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error

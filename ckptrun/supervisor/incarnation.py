@@ -232,6 +232,16 @@ class Incarnation:
             self._post(CapsuleGone(time.monotonic(), self.number))
         return self._opened
 
+    @property
+    def condemned(self) -> bool:
+        """Whether it is to be killed, or was."""
+        return self._condemned
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has, or had, a capsule."""
+        return self._opened
+
     def destroy(self) -> None:
         """End everything of this incarnation."""
         with contextlib.suppress(AttributeError):

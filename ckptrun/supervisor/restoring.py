@@ -21,6 +21,7 @@ from ckptrun.criu import engine, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
     CorruptError,
+    HookError,
     RestoreError,
     StoreFullError,
     StoreUnreachableError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ckptrun.capsule.helper import Helper
     from ckptrun.core.commands import RestoreJob
     from ckptrun.core.model import Source
+    from ckptrun.supervisor.hooks import Around
     from ckptrun.supervisor.incarnation import Incarnation
     from ckptrun.supervisor.tools import Tools
 
@@ -94,16 +96,19 @@ class Restorer:
         self._fetch = fetch
         self._open_capsule = open_capsule
         self._retried = ""
+        self._hooks: Around | None = None
 
     def restore(self, command: RestoreJob, incarnation: Incarnation) -> None:
         """Restore and post how it went."""
         post, number, checkpoint = self._tools.post, command.incarnation, command.checkpoint
         self._retried = ""
+        self._hooks = None
         try:
+            self._tools.hooks.wait()
             with self._tools.alone:
                 age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
-            self._clear(incarnation)
+            self._clear(incarnation, str(error))
             self._tools.keep_log("restore", checkpoint)
             post(
                 RestoreFailed(
@@ -114,19 +119,22 @@ class Restorer:
                     corrupt=isinstance(error, CorruptError),
                     transient=isinstance(error, StoreUnreachableError | StoreFullError),
                     unfit=isinstance(error, UnfitError | StoreFullError),
+                    aborted=isinstance(error, HookError),
                 )
             )
         except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
-            self._clear(incarnation)
+            self._clear(incarnation, repr(error))
             post(RestoreFailed(time.monotonic(), number, checkpoint, repr(error)))
         else:
             post(RestoreSucceeded(time.monotonic(), number, age, cut, self._retried))
             incarnation.make_live()
 
-    def _clear(self, incarnation: Incarnation) -> None:
+    def _clear(self, incarnation: Incarnation, reason: str) -> None:
         """Leave nothing of a failed restore to the next one."""
         incarnation.destroy()
         self._tools.streams.incarnation_ended()  # of a capsule that had gone before its streams were made, too
+        if self._hooks:
+            self._hooks.close(reason)
 
     def _restore(self, command: RestoreJob, incarnation: Incarnation) -> tuple[float, int]:
         """Restore; return the checkpoint's age in seconds, and how many bytes of redirected output were cut off."""
@@ -136,6 +144,15 @@ class Restorer:
         self._check(facts)
         locks.wait(locks.locks_of(tools.reader, images.streams, PRIVATE), tools.note)
         self._inherit(facts, incarnation)
+        self._hooks = tools.hooks.restore(command, incarnation, facts, images.created)
+        self._hooks.open(lambda: incarnation.condemned)
+        cut = self._bring_back(command, incarnation, images)
+        self._hooks.close()
+        return time.time() - images.created, cut
+
+    def _bring_back(self, command: RestoreJob, incarnation: Incarnation, images: Images) -> int:
+        """Roll the files back and have the job run again; return how many bytes of redirected output were cut off."""
+        tools, facts = self._tools, images.facts
         tools.streams.rewind_input(facts.position)
         records = records_from_json(facts.journal)
         report = rollback(
@@ -158,7 +175,7 @@ class Restorer:
         self._run_criu(incarnation, images, facts, helper)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
-        return time.time() - images.created, cut
+        return cut
 
     def _check(self, facts: Facts) -> None:
         """Refuse what cannot work before anything is touched."""

@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from ckptrun.criu.staging import Arena
     from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.checkpointing import Checkpointer
+    from ckptrun.supervisor.hooks import RunsHooks
     from ckptrun.supervisor.restoring import Restorer
     from ckptrun.supervisor.staged import LocalCopies
     from ckptrun.supervisor.vault import Vault
     from ckptrun.telemetry.events import EventLog
     from ckptrun.telemetry.speak import Speaker
+
+KILLED_SECONDS = 10.0
+"""What a killed capsule may take to be gone."""
 
 Task: TypeAlias = "Callable[[], None]"
 
@@ -57,6 +61,7 @@ class Parts:
     diary: EventLog
     speaker: Speaker
     channel: Channel
+    hooks: RunsHooks
 
 
 class Shell:
@@ -109,6 +114,7 @@ class Shell:
             self._step(e.Begin(time.monotonic(), plan))
             while self._finish is None:
                 self._take_one()
+            self._wait_for_hooks()
         finally:
             if self.incarnation:
                 self.incarnation.destroy()
@@ -126,6 +132,22 @@ class Shell:
             item()
         else:
             self._step(item)
+
+    def _wait_for_hooks(self) -> None:
+        """Wait for the last hooks; what they close may still need the main thread."""
+        if not self._parts.hooks.any:
+            return
+        through: list[bool] = []
+
+        def work() -> None:
+            self._parts.hooks.wait()
+            self.enqueue(lambda: through.append(True))
+
+        self._worker("end of hooks", work)
+        while not through:
+            item = self._queue.get()
+            if callable(item):
+                item()
 
     def _patience(self) -> float | None:
         return None if self._wake == float("inf") else max(self._wake - time.monotonic(), 0.0)
@@ -170,9 +192,11 @@ class Shell:
             case c.KillCapsule(number):
                 parts.streams.hurry()
                 if self.incarnation and self.incarnation.number == number and self.incarnation.condemn():
-                    self._worker("kill", self.incarnation.destroy)
+                    self._kill(self.incarnation)
             case c.MarkBad(checkpoint, reason):
                 parts.vault.mark_bad(checkpoint, reason)
+            case c.RunHooks():
+                parts.hooks.command(command, self.incarnation)
             case c.WakeAt(when):
                 self._wake = when
             case c.Answer(waiter, checkpoint_id, error):
@@ -199,6 +223,16 @@ class Shell:
 
     def _worker(self, name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _kill(self, incarnation: Incarnation) -> None:
+        """Kill an incarnation; a dump that holds its job then ends, and its hooks with it."""
+
+        def work() -> None:
+            incarnation.destroy()
+            if incarnation.ended.wait(KILLED_SECONDS):
+                self._parts.checkpointer.release()
+
+        self._worker("kill", work)
 
     def _new_incarnation(self, number: int, origin: str = "") -> Incarnation:
         parts = self._parts

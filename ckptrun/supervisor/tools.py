@@ -8,6 +8,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptrun.supervisor.hooks import RunsHooks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -44,6 +46,7 @@ class Tools:
     post: Callable[[Event], None]
     note: Callable[[str], None]
     channel: Channel
+    hooks: RunsHooks = field(default_factory=RunsHooks)
     alone: threading.Lock = field(default_factory=threading.Lock)
     """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
 

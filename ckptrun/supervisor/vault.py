@@ -72,6 +72,11 @@ class Vault:
             self._submit(self._learn)
         self._renewal.start()
 
+    @property
+    def epoch(self) -> int:
+        """Which writer of the lineage this run is; 0 while the store is out of reach."""
+        return self._writer.epoch if self._writer else 0
+
     def upload(self, staged: Staged) -> None:
         """Put a checkpoint into the store and commit it, in the background; posts how it went."""
         self._submit(lambda: self._upload(staged))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,9 +14,6 @@ from support.processes import PATIENCE
 
 from ckptrun.hooking.contract import Outcome
 from ckptrun.hooking.runner import STDERR_BYTES, Call, Ended, judge, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LONG = 60.0
 SHORT = 0.3
@@ -217,8 +214,8 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path):
 def test_no_descriptor_is_left_open(tmp_path: Path):
     path = script(tmp_path / "h", "exit 0", python=False)
     execute(path)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = sorted(Path("/proc/self/fd").iterdir())
     for _ in range(3):
         execute(path)
         execute(tmp_path / "missing")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert sorted(Path("/proc/self/fd").iterdir()) == before

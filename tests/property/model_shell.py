@@ -87,6 +87,9 @@ class ModelShell:
         self.numbers = count(1)
         self.alarm: float | None = None
         self.finish: c.Finish | None = None
+        self.exit_hooks: c.RunHooks | None = None
+        self.hooked: set[str] = set()
+        self.failures = 0
         self.stopped_at: float | None = None
         if isinstance(self.plan, e.Resume):
             self.committed = [k.id for k in reversed(self.plan.candidates)]
@@ -243,6 +246,7 @@ class ModelShell:
                 corrupt,
                 transient=self.chance(0.1),
                 unfit=self.chance(0.02),
+                aborted=self.chance(0.05),
             ),
             self.world.restore_fails,
         )
@@ -348,6 +352,25 @@ class ModelShell:
         self.committed.remove(command.checkpoint)
         self.bad.add(command.checkpoint)
 
+    def on_run_hooks(self, command: c.RunHooks) -> None:
+        assert self.exit_hooks is None, "hooks after those of the end"
+        match command.phase:
+            case c.POST_COMMIT:
+                assert command.checkpoint in self.committed
+                assert command.checkpoint not in self.hooked, "committed twice"
+                self.hooked.add(command.checkpoint)
+            case c.ON_FAILURE:
+                assert self.alive is None, "the job has not failed"
+                assert command.cause is not None
+                assert not command.cause.ok
+                assert len(self.ended) > self.failures, "one failure was told twice"
+                self.failures = len(self.ended)
+            case c.ON_EXIT:
+                assert self.alive is None
+                self.exit_hooks = command
+            case other:
+                raise AssertionError(other)
+
     def on_wake_at(self, command: c.WakeAt) -> None:
         self.alarm = command.when
 
@@ -368,4 +391,5 @@ class ModelShell:
         assert self.started == self.ended
         assert not self.waiters, "somebody still waits"
         assert self.state.phase is Phase.ENDED
+        assert self.exit_hooks == c.RunHooks(c.ON_EXIT, exit=command.exit)
         self.finish = command

@@ -1,0 +1,95 @@
+"""When the machine has hooks run that nothing waits for, and what it makes of one that fails at a restore."""
+
+from __future__ import annotations
+
+import pytest
+from driving import FAILS, KILLED, Machine
+
+from ckptrun.core import commands as c
+from ckptrun.core import events as e
+from ckptrun.core.config import RestartPolicy
+from ckptrun.core.model import Exit
+from ckptrun.core.restart import HOOK_TRIES
+
+
+def hooks(machine: Machine) -> list[c.RunHooks]:
+    return machine.sent(c.RunHooks)
+
+
+def test_every_commit_has_its_hooks() -> None:
+    machine = Machine().running()
+    name = machine.committed(5.0)
+    assert hooks(machine) == [c.RunHooks(c.POST_COMMIT, checkpoint=name)]
+
+
+def test_a_failure_has_its_hooks_before_the_restore() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    machine.fails(6.0)
+    kinds = [type(command) for command in machine.last]
+    assert hooks(machine) == [c.RunHooks(c.ON_FAILURE, cause=FAILS)]
+    assert kinds.index(c.RunHooks) < kinds.index(c.RestoreJob)
+
+
+def test_a_failure_that_is_not_restored_has_its_hooks_and_then_those_of_the_end() -> None:
+    machine = Machine(restart=RestartPolicy.NEVER).running()
+    machine.fails(6.0)
+    assert hooks(machine) == [
+        c.RunHooks(c.ON_FAILURE, cause=FAILS),
+        c.RunHooks(c.ON_EXIT, exit=Exit("job", 3)),
+    ]
+    assert isinstance(machine.last[-1], c.Finish)
+
+
+def test_a_good_end_is_no_failure() -> None:
+    machine = Machine().running().fails(6.0, e.Outcome(code=0))
+    assert hooks(machine) == [c.RunHooks(c.ON_EXIT, exit=Exit("job", 0))]
+
+
+def test_an_end_after_ctrl_c_is_no_failure() -> None:
+    machine = Machine().running().fails(6.0, e.Outcome(signal=2, after_interrupt=True))
+    assert [command.phase for command in hooks(machine)] == [c.ON_EXIT]
+
+
+def test_a_crash_during_a_stop_is_a_failure_and_an_end_by_its_signal_is_not() -> None:
+    machine = Machine().running()
+    machine.feed(e.StopRequested(5.0, 30.0, 15)).fails(5.1)
+    assert [command.phase for command in hooks(machine)] == [c.ON_FAILURE, c.ON_EXIT]
+    machine = Machine().running()
+    machine.feed(e.StopRequested(5.0, 0.0, 15)).fails(5.1, e.Outcome(signal=15))
+    assert [command.phase for command in hooks(machine)] == [c.ON_EXIT]
+
+
+def test_a_command_that_cannot_be_started_has_the_hooks_of_the_end() -> None:
+    machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.StartFailed(0.1, 1, "no such command", 127))
+    assert hooks(machine) == [c.RunHooks(c.ON_EXIT, exit=Exit("ckptrun", 127))]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_restore_that_a_hook_aborts_is_tried_again_and_then_ends_the_run_to_be_gone_on_with(
+    local: bool,
+) -> None:
+    machine = Machine().resumed("new", "old", local=local)
+    for _ in range(HOOK_TRIES):
+        number = machine.state.incarnation.number
+        machine.feed(e.RestoreFailed(machine.state.now, number, "new", "hook db failed: down", aborted=True))
+        assert machine.finish is None
+        machine.feed(e.Tick(machine.state.start_at or 0.0))
+        assert machine.the(c.RestoreJob).checkpoint == "new"
+    number = machine.state.incarnation.number
+    machine.feed(e.RestoreFailed(machine.state.now, number, "new", "hook db failed: down", aborted=True))
+    assert machine.finish == ("ckptrun", 74, "interrupted")
+    assert "hook db failed: down" in machine.said
+
+
+def test_a_job_that_runs_again_starts_the_count_of_aborted_restores_anew() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    for _ in range(HOOK_TRIES + 1):
+        machine.fails(machine.state.now + 60, KILLED)
+        if machine.state.start_at:
+            machine.feed(e.Tick(machine.state.start_at))
+        number, name = machine.state.incarnation.number, machine.state.incarnation.origin or ""
+        machine.feed(e.RestoreFailed(machine.state.now, number, name, "hook db failed", aborted=True))
+        machine.restored(machine.state.now)
+    assert machine.finish is None
