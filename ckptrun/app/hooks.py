@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from ckptrun.capsule import helper as helpers
+from ckptrun.errors import ConfigurationError
+from ckptrun.hooking.contract import TIMEOUT_SECONDS, Checkpoint, Hook, Occasion, Phase, Surroundings
+from ckptrun.hooking.phases import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from ckptrun.capsule.helper import Helper
-    from ckptrun.hooking.contract import Hook
     from ckptrun.settings import HookSettings
 
 
@@ -36,3 +42,109 @@ def find_hooks(
     if settings.folder:
         specs.insert(0, Spec(str(settings.folder), {}, str(settings.folder)))
     return Discovery(cwd, environment, launcher(helper)).hooks(specs)
+
+
+def listing(settings: HookSettings, environment: Mapping[str, str], cwd: Path) -> list[dict[str, Any]]:
+    """Return the hooks that are asked for, in their order, and after them the ready-made ones that are not.
+
+    Raises:
+        ConfigurationError: see `find_hooks`.
+    """
+    from ckptrun.hooking import discovery  # noqa: PLC0415 -- runs without hooks do without
+
+    asked = find_hooks(settings, environment, cwd, helpers.find())
+    rows: list[dict[str, Any]] = [
+        {
+            "name": hook.name,
+            "configured": True,
+            "phases": [str(phase) for phase in hook.phases],
+            "aborts": [str(phase) for phase in hook.phases if hook.aborts(phase)],
+            "timeout": hook.timeout,
+            "options": sorted(hook.options),
+            "source": hook.source,
+            "description": hook.description,
+        }
+        for hook in asked
+    ]
+    used = {hook.source for hook in asked}
+    for folder in discovery.ready_made().values():
+        if str(folder) in used:
+            continue
+        about = discovery.description(folder)
+        rows.append(
+            {
+                "name": about["name"],
+                "configured": False,
+                "phases": about["phases"],
+                "aborts": [],
+                "timeout": about.get("timeout", TIMEOUT_SECONDS),
+                "options": sorted(about.get("options", {}).get("properties", {})),
+                "source": str(folder),
+                "description": about["description"],
+            }
+        )
+    return rows
+
+
+def attempt(
+    phase: str,
+    settings: HookSettings,
+    environment: Mapping[str, str],
+    cwd: Path,
+    *,
+    data: dict[str, Any] | None,
+    dry_run: bool,
+) -> list[dict[str, Any]]:
+    """Run the hooks of a phase with a made-up context; return how each call went.
+
+    Raises:
+        ConfigurationError: see `find_hooks`; or no hook takes part in this phase.
+    """
+    helper = helpers.find()
+    occasion = _made_up(Phase(phase))
+    asked = [
+        hook for hook in find_hooks(settings, environment, cwd, helper) if occasion.phase in hook.programs
+    ]
+    if not asked:
+        raise ConfigurationError(
+            f"there is no hook for {phase} here",
+            hint="name one: --hook SPEC, or [hooks.NAME] in ckptrun.toml",
+        )
+    around = Surroundings(
+        "hooks-test", secrets.token_hex(8), ("true",), str(cwd), environment, dry_run=dry_run
+    )
+    hooks = Hooks(asked, around, launcher(helper), epoch=lambda: 1)
+    rans = hooks.run(
+        occasion.phase, occasion, asked, {} if data is None else {hook.name: data for hook in asked}
+    )
+    return [
+        {
+            "hook": ran.hook.name,
+            "phase": phase,
+            "outcome": str(ran.result.outcome),
+            "reason": ran.result.reason,
+            "retry_after": ran.result.retry_after,
+            "done": list(ran.result.done),
+            "data": ran.result.data,
+            "events": list(ran.result.events),
+            "seconds": round(ran.seconds, 4),
+            "stderr": ran.stderr,
+        }
+        for ran in rans
+    ]
+
+
+def _made_up(phase: Phase) -> Occasion:
+    """Return an occasion as a run might have it, of a job that is not there."""
+    checkpoint = Checkpoint("test-0001", "request", time.time())
+    closing = phase in {Phase.POST_CHECKPOINT, Phase.POST_RESTORE}
+    return Occasion(
+        phase,
+        1,
+        None if phase in {Phase.ON_FAILURE, Phase.ON_EXIT} else checkpoint,
+        outcome={"ok": True, "error": None} if closing else None,
+        cause={"kind": "exit", "code": 1, "signal": None, "text": "exit code 1"}
+        if phase is Phase.ON_FAILURE
+        else None,
+        exit={"by": "job", "code": 0} if phase is Phase.ON_EXIT else None,
+    )

@@ -32,13 +32,14 @@ COMMANDS = {
     "files": ("listing", "List a checkpoint's files, and what rollbacks set aside."),
     "verify": ("listing", "Read every chunk of the checkpoints back."),
     "events": ("listing", "Tell what happened, one JSON object a line."),
+    "hooks": ("hooks", "List hooks, or try one without a run."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
 }
 """Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
 
 NOT_BUILT_COMMANDS = frozenset({
-    "gc", "pin", "unpin", "rm", "diff", "effects", "hooks", "report", "bench",
+    "gc", "pin", "unpin", "rm", "diff", "effects", "report", "bench",
 })  # fmt: skip
 """Subcommands of the contract to come: their names are taken, so that no program is run in their place."""
 

@@ -152,6 +152,44 @@ def checks(result: Mapping[str, Any]) -> None:
             _console().print(Text(f"        -> {check['remedy']}"))
 
 
+def hooks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print hooks: those a run would have, in their order, then the ready-made ones."""
+    for title, configured in (("a run here has", True), ("ready-made", False)):
+        chosen = [row for row in rows if row["configured"] is configured]
+        if not chosen:
+            continue
+        _console().print(Text(f"{title}:"))
+        cells = [
+            (row["name"], _phases(row["phases"]), _duration(row["timeout"]), row["description"])
+            for row in chosen
+        ]
+        _table(("NAME", "PHASES", "TIMEOUT", "WHAT"), cells)
+        _console().print()
+
+
+def hook_calls(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print how hooks did that were tried."""
+    for row in rows:
+        style = (
+            "green" if row["outcome"] == "ok" else "yellow" if row["outcome"] in {"veto", "retry"} else "red"
+        )
+        reason = f": {row['reason']}" if row["reason"] else ""
+        _console().print(
+            Text(f"{row['hook']} {row['phase']} ")
+            + Text(row["outcome"], style)
+            + Text(f"{reason} ({row['seconds']:.2f} s)")
+        )
+        for label in ("done", "data", "events"):
+            if row[label]:
+                _console().print(Text(f"  {label}: {json.dumps(row[label])}"))
+        for line in row["stderr"].splitlines():
+            _console().print(Text(f"  stderr: {line}"))
+
+
+def _phases(names: Sequence[str]) -> str:
+    return "all" if len(names) == 7 else ", ".join(names)
+
+
 def pairs(values: Mapping[str, Any]) -> None:
     """Print names and values, one pair a line; units from the names' endings."""
     labels = {key: key.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ") for key in values}
