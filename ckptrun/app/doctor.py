@@ -35,12 +35,13 @@ def diagnose(settings: StoreSettings, *, fix: bool) -> dict[str, Any]:
         MissingFeatureError: with ``fix``, CRIU could not be provided.
     """
     from ckptrun.criu.doctor import machine_checks  # noqa: PLC0415 -- 'explain' needs no CRIU
+    from ckptrun.cuda.doctor import machine_checks as gpu_checks  # noqa: PLC0415 -- nor a GPU
 
     if fix:
         from ckptrun.criu.provision import provide  # noqa: PLC0415 -- downloads; only on request
 
         provide()
-    checks = [*machine_checks(), _store_check(settings)]
+    checks = [*machine_checks(), *gpu_checks(), _store_check(settings)]
     return {
         "ok": all(check.ok for check in checks),
         "checks": [dataclasses.asdict(check) for check in checks],
@@ -61,10 +62,26 @@ def diagnose_process(pid: int) -> dict[str, Any]:
     checks = process_checks(pid)
     if not checks:
         raise UsageError(f"there is no process {pid}", hint="ps -e names those that run")
+    checks = _with_gpus(checks, pid)
     return {
         "ok": all(check.ok for check in checks),
         "checks": [dataclasses.asdict(check) for check in checks],
     }
+
+
+def _with_gpus(checks: list[Check], pid: int) -> list[Check]:
+    """Have the CUDA hook's part speak of devices of GPUs, for CRIU's knows of none."""
+    from ckptrun.criu.remedies.processes import tree_of  # noqa: PLC0415 -- as above
+    from ckptrun.cuda.doctor import process_checks as gpu_checks  # noqa: PLC0415 -- as above
+
+    found = gpu_checks(tree_of(pid))
+    if not found:
+        return checks
+    return [check for check in checks if not _of_a_gpu(check)] + found
+
+
+def _of_a_gpu(check: Check) -> bool:
+    return check.name == "nvidia-device" or (check.name == "device-memory" and "/dev/nvidia" in check.detail)
 
 
 def exit_code(result: dict[str, Any]) -> int:

@@ -21,6 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Check]:
     """What the machine's checks find."""
     found = [Check("kernel", ok=True, detail="6.1")]
     monkeypatch.setattr("ckptrun.criu.doctor.machine_checks", lambda: found)
+    monkeypatch.setattr("ckptrun.cuda.doctor.machine_checks", lambda: [Check("gpu", ok=True, detail="none")])
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return found
@@ -32,7 +33,7 @@ def test_all_is_well_on_a_machine_and_a_store_that_work(
     assert main(["doctor", "--json", "--store", f"file://{tmp_path}/store"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert document["ok"]
-    assert [check["name"] for check in document["checks"]] == [machine[0].name, "store"]
+    assert [check["name"] for check in document["checks"]] == [machine[0].name, "gpu", "store"]
     assert all(check.keys() == {"name", "ok", "detail", "remedy"} for check in document["checks"])
     left = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert left == []
