@@ -146,7 +146,7 @@ def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
         "file_bytes_frozen": copied,
         "inexact": list(record.inexact),
         "pinned": record.pinned,
-        "metric": None,
+        "metric": dict(record.metrics) or None,
         "compat": compat,
         "labels": dict(record.labels),
     }

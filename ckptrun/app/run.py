@@ -29,13 +29,14 @@ from ckptrun.hooking.contract import Surroundings
 from ckptrun.hooking.phases import Hooks
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
-from ckptrun.supervisor import jobcalls, pressure, privilege, rendezvous, requests, signals, workplace
+from ckptrun.supervisor import pressure, privilege, rendezvous, requests, signals, workplace
 from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
 from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
+from ckptrun.supervisor.jobcalls import JobCalls
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
 from ckptrun.supervisor.rendezvous import Rendezvous
@@ -177,7 +178,7 @@ class _Run:
             StatePage(meeting.page, secrets.token_hex(8), settings.name, self._note),
             self._note,
         )
-        jobcalls.register(channel, shell)
+        calls = JobCalls(channel, shell, os.environ.get("NOTIFY_SOCKET", ""))
         watch = watcher(journal, str(settings.cwd), self.speaker.say)
 
         def opened(root: str, capsule: Capsule) -> None:
@@ -252,6 +253,7 @@ class _Run:
             self.speaker,
             channel,
             tools.hooks,
+            calls,
         )
 
     def _hooks(self, vault: Vault, diary: EventLog) -> Hooks:

@@ -134,13 +134,15 @@ def alarms(state: State) -> list[float]:
 
 
 def _may_dump(state: State) -> bool:
-    """Whether the job can be dumped at all: it runs, staging is there, and no other dump is in flight."""
+    """Whether the job can be dumped at all: it runs, lets it happen, and staging is there for another dump."""
     wanted = state.phase is Phase.RUNNING or (
         state.stop is not None
         and state.phase is Phase.STOPPING
         and state.stop.stage is StopStage.CHECKPOINTING
     )
-    return wanted and state.staging_ready and state.dump is None
+    job = state.incarnation
+    busy = state.dump is not None or job.condemned or job.in_section(state.now)
+    return wanted and state.staging_ready and not busy
 
 
 def _interval_open(state: State) -> bool:
@@ -185,7 +187,7 @@ def _dump(turn: Turn, trigger: Trigger, *, hold: bool = False, deadline: float |
         requests=(),
         cadence=turn.state.cadence.dumping(turn.now),
     )
-    turn.emit(TakeCheckpoint(checkpoint, trigger, hold, deadline, label))
+    turn.emit(TakeCheckpoint(checkpoint, trigger, hold, deadline, label, turn.state.incarnation.metrics))
 
 
 def _answered(turn: Turn, checkpoint: str) -> Dump:
@@ -193,7 +195,8 @@ def _answered(turn: Turn, checkpoint: str) -> Dump:
     dump = turn.state.dump
     assert dump is not None
     assert dump.id == checkpoint
-    turn.change(dump=None)
+    incarnation = replace(turn.state.incarnation, beaten=turn.now)  # frozen time is no silence
+    turn.change(dump=None, incarnation=incarnation)
     return dump
 
 

@@ -57,6 +57,7 @@ class TakeCheckpoint:
         hold: leave the job frozen at the end of the dump, until `ReleaseHold` or `KillCapsule`.
         deadline: monotonic seconds by which the dump and its commit must be through; None for no limit.
         label: what the requester called it.
+        metrics: the job's figures, for the record.
     """
 
     id: str
@@ -64,6 +65,7 @@ class TakeCheckpoint:
     hold: bool
     deadline: float | None
     label: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class WakeAt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell who asked for a checkpoint its id, or the error; exactly one of them."""
+    """Tell who asked for a checkpoint, or for anything else, its id, or the error; exactly one of them."""
 
     waiter: int
     id: str | None

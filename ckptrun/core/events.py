@@ -11,7 +11,10 @@ capsule lives. A later report about an incarnation that has ended is a straggler
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,14 @@ class Outcome:
         signal: number of the signal that ended it.
         oom: the kernel's OOM killer sent that signal.
         after_interrupt: it ended after Ctrl-C at its terminal: the user wanted that.
+        cause: why ckptrun itself killed it: `restart.HEARTBEAT`, or `restart.ROLLBACK` and the reason; else empty.
     """
 
     code: int | None = None
     signal: int | None = None
     oom: bool = False
     after_interrupt: bool = False
+    cause: str = ""
 
     def __post_init__(self) -> None:
         if (self.code is None) == (self.signal is None):
@@ -277,6 +282,63 @@ class Fenced:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class CriticalEntered:
+    """The job asks to enter a critical section.
+
+    Args:
+        now: seconds, monotonic.
+        incarnation: that asks.
+        section: a name for it, unique in the incarnation.
+        seconds: how long it may keep dumps from beginning.
+        waiter: see `CheckpointRequested`; answered with the section's name when no dump is in flight.
+    """
+
+    now: float
+    incarnation: int
+    section: str
+    seconds: float
+    waiter: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalLeft:
+    """The job has left a critical section; answered with its name."""
+
+    now: float
+    incarnation: int
+    section: str
+    waiter: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat of the job's; ``within`` are the seconds in which the next one comes, None if it does not say."""
+
+    now: float
+    incarnation: int
+    within: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequested:
+    """The job asks to be put back to its newest checkpoint; ``waiter`` is answered with its id, or why not."""
+
+    now: float
+    incarnation: int
+    reason: str
+    waiter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The job's newest figures, by name."""
+
+    now: float
+    incarnation: int
+    metrics: Mapping[str, float]
+
+
 Event: TypeAlias = (
     Begin
     | JobStarted
@@ -295,4 +357,9 @@ Event: TypeAlias = (
     | StagingReady
     | StagingLost
     | Fenced
+    | CriticalEntered
+    | CriticalLeft
+    | Beat
+    | RollbackRequested
+    | Reported
 )

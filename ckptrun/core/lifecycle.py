@@ -6,6 +6,7 @@ How a failure is judged is in `ckptrun.core.restart`; a stop is in `ckptrun.core
 from __future__ import annotations
 
 from dataclasses import replace
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from ckptrun.core.commands import (
@@ -23,7 +24,7 @@ from ckptrun.core.commands import (
 from ckptrun.core.config import RestartPolicy
 from ckptrun.core.events import Fresh, Outcome, RestoreFailed
 from ckptrun.core.model import Exit, RunState
-from ckptrun.core.restart import HOOK_TRIES, TRANSIENT_TRIES, backoff, describe
+from ckptrun.core.restart import HOOK_TRIES, TRANSIENT_TRIES, backoff, words
 from ckptrun.core.resume import NO_CHECKPOINT
 from ckptrun.core.state import Checkpoint, Flaw, Incarnation, Phase, Stored
 
@@ -197,6 +198,8 @@ def _running(turn: Turn) -> None:
 
 def _ended(turn: Turn, outcome: Outcome) -> None:
     state = turn.state
+    if outcome.signal == SIGKILL:
+        outcome = replace(outcome, cause=state.incarnation.condemned)
     turn.incarnation_over()
     turn.record(
         "job-ended",
@@ -204,6 +207,7 @@ def _ended(turn: Turn, outcome: Outcome) -> None:
         code=outcome.code,
         signal=outcome.signal,
         oom=outcome.oom,
+        **({"cause": outcome.cause} if outcome.cause else {}),
     )
     if not outcome.ok and not outcome.after_interrupt:
         turn.emit(RunHooks(ON_FAILURE, cause=outcome))
@@ -213,7 +217,7 @@ def _ended(turn: Turn, outcome: Outcome) -> None:
     elif outcome.ok and policy is not RestartPolicy.ALWAYS:
         turn.finish("job", 0, RunState.FINISHED)
     elif policy is RestartPolicy.NEVER:
-        turn.say(NORMAL, f"the job ended with {_words(outcome)}; it is not restarted (--restart never)")
+        turn.say(NORMAL, f"the job ended with {words(outcome)}; it is not restarted (--restart never)")
         turn.finish("job", outcome.exit_code, RunState.FAILED)
     else:
         _restart(turn, outcome)
@@ -239,7 +243,7 @@ def _restart(turn: Turn, outcome: Outcome) -> None:
         turn.change(restarts=turn.state.restarts + 1)
         delay = turn.state.failures.delay
         when = "now" if delay == 0 else f"in {delay:g} s"
-        turn.say(NORMAL, f"the job ended with {_words(outcome)}; restoring checkpoint {target.id} {when}")
+        turn.say(NORMAL, f"the job ended with {words(outcome)}; restoring checkpoint {target.id} {when}")
         if delay:
             _wait(turn, delay)
         else:
@@ -255,7 +259,7 @@ def _without_checkpoint(turn: Turn, outcome: Outcome) -> None:
         return
     turn.say(
         NORMAL,
-        f"the job ended with {_words(outcome)} and has no checkpoint to go back to; it is not restarted",
+        f"the job ended with {words(outcome)} and has no checkpoint to go back to; it is not restarted",
     )
     turn.finish("job", outcome.exit_code, RunState.FAILED)
 
@@ -272,9 +276,9 @@ def _judge(turn: Turn, newest: Checkpoint, outcome: Outcome) -> Checkpoint | Non
     target: Checkpoint | None = newest
     poisoned = tally.poisons
     while poisoned and target is not None:
-        turn.record("checkpoint-poisoned", id=target.id, signature=_words(outcome))
+        turn.record("checkpoint-poisoned", id=target.id, signature=words(outcome))
         turn.say(
-            NORMAL, f"checkpoint {target.id} is set aside: the job keeps failing after it ({_words(outcome)})"
+            NORMAL, f"checkpoint {target.id} is set aside: the job keeps failing after it ({words(outcome)})"
         )
         _rule_out(turn, target, Flaw.POISONED)
         target = turn.state.newest
@@ -294,7 +298,7 @@ def _restore_newest(turn: Turn) -> None:
     checkpoint = turn.state.newest
     if checkpoint is None:
         failure = turn.state.last_failure
-        after = "" if failure is None else f" after the job ended with {_words(failure)}"
+        after = "" if failure is None else f" after the job ended with {words(failure)}"
         turn.say(ERROR, f"no checkpoint could be restored{after}; start anew with --fresh, or mend the cause")
         turn.finish("ckptrun", NO_CHECKPOINT, RunState.FAILED)
         return
@@ -315,12 +319,8 @@ def _give_up(turn: Turn, outcome: Outcome, why: str) -> None:
     count = turn.state.restarts
     turn.say(
         ERROR,
-        f"giving up: the job ended with {_words(outcome)}, and {why}. "
+        f"giving up: the job ended with {words(outcome)}, and {why}. "
         f"Restarted {count} time{'' if count == 1 else 's'}; {turn.state.failures.account()}",
     )
     turn.record("gave-up", reason=why, restarts=count)
     turn.finish("job", outcome.exit_code, RunState.FINISHED if outcome.ok else RunState.FAILED)
-
-
-def _words(outcome: Outcome) -> str:
-    return describe(outcome.code, outcome.signal, oom=outcome.oom)

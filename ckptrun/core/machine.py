@@ -24,21 +24,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core import checkpointing, flushing, lifecycle, stopping, uploading
+from ckptrun.core import calls, checkpointing, flushing, lifecycle, stopping, uploading
 from ckptrun.core.events import (
+    Beat,
     Begin,
     CapsuleGone,
     CheckpointRequested,
     CommitFailed,
     Committed,
+    CriticalEntered,
+    CriticalLeft,
     DumpFailed,
     DumpFinished,
     Event,
     Fenced,
     JobEnded,
     JobStarted,
+    Reported,
     RestoreFailed,
     RestoreSucceeded,
+    RollbackRequested,
     StagingLost,
     StagingReady,
     StartFailed,
@@ -53,6 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptrun.core.commands import Command
+
+_CHATTER = (Tick, Beat, Reported, CriticalEntered, CriticalLeft)
 
 STORY_LENGTH = 30
 """Transitions kept for internal errors."""
@@ -139,6 +146,15 @@ TABLE: tuple[Row, ...] = (
     Row((RUNNING, WAITING, RESTORING, ENDING), Committed, uploading.committed, ()),
     Row((RUNNING, WAITING, RESTORING, ENDING), CommitFailed, uploading.commit_failed, ()),
     Row((NEW, LAUNCHING, RUNNING, RESTORING, ENDING), Tick, nothing, ()),
+    # What the job says of itself while it runs.
+    Row((RUNNING, STOPPING, ENDING), CriticalEntered, calls.entered, ()),
+    Row((RUNNING, STOPPING, ENDING), CriticalLeft, calls.left, ()),
+    Row((RUNNING, STOPPING), Beat, calls.beat, ()),
+    Row((RUNNING, STOPPING), Reported, calls.reported, ()),
+    Row((RUNNING,), RollbackRequested, calls.rollback, ()),
+    Row((STOPPING, ENDING), RollbackRequested, calls.rollback_refused, ()),
+    Row((ENDING,), Beat, nothing, ()),
+    Row((ENDING,), Reported, nothing, ()),
     # Too late to matter.
     Row((ENDING,), JobStarted, nothing, ()),
     Row((ENDING,), RestoreSucceeded, nothing, ()),
@@ -174,6 +190,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     if row.handler is not late:
         _check(state, event)
         row.handler(turn, event)
+        calls.settle(turn)
         uploading.pump(turn)
         checkpointing.pump(turn)
         turn.set_alarm(alarms(turn.state))
@@ -190,6 +207,7 @@ def alarms(state: State) -> list[float]:
         *start,
         *stopping.alarms(state),
         *flushing.alarms(state),
+        *calls.alarms(state),
         *uploading.alarms(state),
         *checkpointing.alarms(state),
     ]
@@ -231,6 +249,6 @@ def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
 def _remember(state: State, before: Phase, event: Event, commands: tuple[Command, ...]) -> State:
     names = tuple(type(c).__name__ for c in commands)
     told = Transition(state.now, type(event).__name__, before, state.phase, names)
-    if isinstance(event, Tick) and not names and before is state.phase:
-        return state  # the beat of an idle run would push the story out
+    if isinstance(event, _CHATTER) and set(names) <= {"Answer", "WakeAt"} and before is state.phase:
+        return state  # the beats of an idle run would push the story out
     return replace(state, story=(*state.story, told)[-STORY_LENGTH:])

@@ -128,6 +128,7 @@ class Snapshot:
         streams: the process images.
         files: contents of journaled files.
         facts: everything else a restore needs, as JSON: externals, journal records, clocks, compatibility, …
+        metrics: the job's figures, for the record.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Snapshot:
     streams: tuple[ImageStream, ...]
     files: tuple[FileContent, ...] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class CheckpointRecord:
     inexact: tuple[str, ...] = ()
     pinned: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

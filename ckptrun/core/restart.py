@@ -32,6 +32,12 @@ TRANSIENT_TRIES = 10
 HOOK_TRIES = 3
 """Restores of one checkpoint while a hook fails; a hook that waits longer for something does so by itself."""
 
+HEARTBEAT = "heartbeat"
+"""`Outcome.cause` of a job that was killed because it hung."""
+
+ROLLBACK = "rollback: "
+"""What the `Outcome.cause` of a job begins with that asked to be rolled back; the reason follows."""
+
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _REMEMBERED = 64
 
@@ -43,19 +49,20 @@ class Signature:
     code: int | None
     signal: int | None
     oom: bool
+    cause: str = ""
 
     @classmethod
     def of(cls, outcome: Outcome) -> Signature:
         """Return the signature of an outcome."""
-        return cls(outcome.code, outcome.signal, outcome.oom)
+        return cls(outcome.code, outcome.signal, outcome.oom, outcome.cause)
 
     @property
     def from_outside(self) -> bool:
         """Whether people and schedulers end jobs like this."""
-        return self.signal in _FROM_OUTSIDE and not self.oom
+        return self.signal in _FROM_OUTSIDE and not self.oom and not self.cause
 
     def __str__(self) -> str:
-        return describe(self.code, self.signal, oom=self.oom)
+        return describe(self.code, self.signal, oom=self.oom, cause=self.cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +161,10 @@ def backoff(failures: int, ceiling: float = DELAY_CEILING) -> float:
     return min(ceiling, 2.0 ** min(failures, 16))
 
 
-def describe(code: int | None, signum: int | None, *, oom: bool = False) -> str:
+def describe(code: int | None, signum: int | None, *, oom: bool = False, cause: str = "") -> str:
     """Return how a job ended, in words: ``exit code 3``, ``SIGSEGV``, ``SIGKILL by the OOM killer: memory ran out``."""
+    if cause:
+        return "a lost heartbeat" if cause == HEARTBEAT else cause
     if oom:
         return "SIGKILL by the OOM killer: memory ran out"
     if signum is None:
@@ -164,6 +173,11 @@ def describe(code: int | None, signum: int | None, *, oom: bool = False) -> str:
         return signal.Signals(signum).name
     except ValueError:
         return f"signal {signum}"
+
+
+def words(outcome: Outcome) -> str:
+    """Return how a job ended, in words: see `describe`."""
+    return describe(outcome.code, outcome.signal, oom=outcome.oom, cause=outcome.cause)
 
 
 def _times(count: int) -> str:

@@ -15,6 +15,8 @@ from ckptrun.core.cadence import Cadence
 from ckptrun.core.restart import Failures
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptrun.core.commands import Finish
     from ckptrun.core.config import Config
     from ckptrun.core.events import Outcome
@@ -104,6 +106,25 @@ class Dump:
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """A critical section of the job's.
+
+    Args:
+        name: unique in the incarnation.
+        seconds: how long it may keep dumps from beginning.
+        until: monotonic seconds at which that is over; None while it waits for the end of a dump.
+        waiter: whom to answer then.
+        told: that it lasts longer has been said.
+    """
+
+    name: str
+    seconds: float
+    until: float | None
+    waiter: int | None = None
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Incarnation:
     """The newest incarnation.
 
@@ -112,12 +133,26 @@ class Incarnation:
         alive: it was started and has not ended.
         origin: id of the checkpoint it is restored from; None if fresh.
         up_since: monotonic seconds since when the job runs; None before.
+        sections: critical sections that the job is in, or waits for.
+        within: seconds in which a heartbeat must follow the last one; None if the job has promised none.
+        beaten: monotonic seconds of the last heartbeat, or since when there was no dump.
+        metrics: the job's newest figures, by name.
+        condemned: why it is being killed, to be restored; see `events.Outcome.cause`.
     """
 
     number: int = 0
     alive: bool = False
     origin: str | None = None
     up_since: float | None = None
+    sections: tuple[Section, ...] = ()
+    within: float | None = None
+    beaten: float = float("-inf")
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    condemned: str = ""
+
+    def in_section(self, now: float) -> bool:
+        """Whether the job is where no dump may begin, or enters it."""
+        return any(section.until is None or section.until > now for section in self.sections)
 
 
 class StopStage(enum.StrEnum):

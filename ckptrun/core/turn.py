@@ -97,12 +97,15 @@ class Turn:
 
     def incarnation_over(self) -> None:
         """Note that nothing of the newest incarnation lives any more."""
-        self.change(incarnation=replace(self.state.incarnation, alive=False))
+        waiters = [s.waiter for s in self.state.incarnation.sections if s.waiter is not None]
+        self.emit(*(Answer(waiter, None, JOB_ENDED) for waiter in waiters))
+        self.change(incarnation=replace(self.state.incarnation, alive=False, sections=()))
         self.abandon_dump(JOB_ENDED)
 
     def kill(self, verdict: Finish) -> None:
         """Kill the capsule; the run ends with ``verdict`` once it is gone."""
-        self.emit(KillCapsule(self.state.incarnation.number))
+        if not self.state.incarnation.condemned:  # else it is being killed already
+            self.emit(KillCapsule(self.state.incarnation.number))
         self.change(phase=Phase.ENDING, verdict=verdict)
 
     def finish(self, by: str, code: int, state: RunState) -> None:

@@ -62,6 +62,7 @@ def record_to_json(record: CheckpointRecord) -> dict[str, Any]:
         "trigger": str(record.trigger),
         "inexact": list(record.inexact),
         "labels": dict(record.labels),
+        "metrics": dict(record.metrics),
     }
 
 

@@ -110,6 +110,7 @@ class Writer:
                 *(0.0, 0, 0, 0, 0),
                 inexact=inexact,
                 labels=dict(head.run.labels),
+                metrics=dict(snapshot.metrics),
             )
             self._next_seq += 1
             access = self._access

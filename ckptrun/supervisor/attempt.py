@@ -267,5 +267,6 @@ class Attempt:
             tools.reader.streams(images),
             (*capture.contents, helper_content),
             facts.to_json(),
+            self._command.metrics,
         )
         return Staged(snapshot, slot, facts, frozen_seconds, capture.inexact)

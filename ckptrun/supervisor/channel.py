@@ -94,7 +94,9 @@ class Channel:
         self.page = page
         self._note = note
         self._handlers: dict[str, Handler] = {}
-        self._lines: Callable[[dict[str, str]], None] = lambda _lines: None
+        self._lines: Callable[[int, dict[str, str]], None] = lambda _number, _lines: None
+        self._went_live: Callable[[int], None] = lambda _number: None
+        self._memory: dict[str, tuple[Callable[[], Json], Callable[[Json], None]]] = {}
         self._lock = threading.Lock()
         self._open: dict[str, object] = {}
         self._done: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
@@ -115,9 +117,20 @@ class Channel:
         """Have requests and notices called `do` handled; before `start`."""
         self._handlers[do] = handler
 
-    def on_lines(self, take: Callable[[dict[str, str]], None]) -> None:
-        """Have the lines of ``sd_notify`` taken, in the channel's thread; before `start`."""
+    def on_lines(self, take: Callable[[int, dict[str, str]], None]) -> None:
+        """Have the lines of ``sd_notify`` taken, with the incarnation, in the channel's thread; before `start`."""
         self._lines = take
+
+    def on_live(self, take: Callable[[int], None]) -> None:
+        """Have it told, in the loop's thread, when an incarnation counts as running; before `start`."""
+        self._went_live = take
+
+    def remember(self, name: str, get: Callable[[], Json], put: Callable[[Json], None]) -> None:
+        """Have every checkpoint carry what `get` returns once it is complete; before `start`.
+
+        `put` takes it back before the job runs: what the restored checkpoint has, None where there is nothing.
+        """
+        self._memory[name] = (get, put)
 
     def start(self) -> None:
         """Begin to take datagrams."""
@@ -145,6 +158,8 @@ class Channel:
             self._open.clear()
             self._done.clear()
             self._early.clear()
+            if not origin:
+                self._recall({})
             with contextlib.suppress(OSError):
                 self._place.sweep()
             if self._folder >= 0:
@@ -159,10 +174,15 @@ class Channel:
         restores = facts.get("restores", 0)
         self._restores = max(self._restores, restores if isinstance(restores, int) else 0) + 1
         self.page.set(restores=self._restores)
+        self._recall(facts)
 
     def facts(self) -> dict[str, Json]:
         """Return what a checkpoint must remember of the job."""
-        return {"restores": self._restores}
+        return {"restores": self._restores, **{name: get() for name, (get, _) in self._memory.items()}}
+
+    def _recall(self, facts: Mapping[str, Any]) -> None:
+        for name, (_, put) in self._memory.items():
+            put(facts.get(name))
 
     def opened(self, init_pid: int) -> None:
         """Take what comes from below this process from now on; nothing of the job runs yet."""
@@ -174,6 +194,7 @@ class Channel:
             with self._lock:
                 self._live = True
                 os.eventfd_write(self._wake, 1)
+            self._went_live(event.incarnation)
         elif isinstance(event, Committed):
             self.page.set(committed=event.seq, newest=event.id)
         elif isinstance(event, Begin) and isinstance(event.plan, Resume):
@@ -235,7 +256,7 @@ class Channel:
             if data[:1] == b"{":
                 self._take_request(json.loads(data), pid, sender)
             else:
-                self._lines(_lines(data))
+                self._lines(self._incarnation, _lines(data))
         except Exception as error:  # noqa: BLE001 - whatever a job sends, the run goes on
             if not self._said:
                 self._note(f"the job sent what ckptrun cannot take: {error!r}")

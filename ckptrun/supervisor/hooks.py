@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptrun.core.restart import describe
+from ckptrun.core.restart import words
 from ckptrun.errors import HookError
 from ckptrun.hooking.contract import CLOSES, Checkpoint, Occasion, Phase
 from ckptrun.hooking.phases import Hooks
@@ -168,5 +168,6 @@ def _occasion(phase: Phase, incarnation: Incarnation | None, checkpoint: Checkpo
 
 def _cause(outcome: Outcome) -> dict[str, Json]:
     kind = "oom" if outcome.oom else "exit" if outcome.signal is None else "signal"
-    text = describe(outcome.code, outcome.signal, oom=outcome.oom)
-    return {"kind": kind, "code": outcome.code, "signal": outcome.signal, "text": text}
+    if outcome.cause:
+        kind = outcome.cause.partition(":")[0]
+    return {"kind": kind, "code": outcome.code, "signal": outcome.signal, "text": words(outcome)}

@@ -53,5 +53,6 @@ def _status(shell: Shell, parts: Parts, uptime: float) -> Message:
         "incarnation": incarnation.number if incarnation else 0,
         "uptime_seconds": uptime,
         "staging_bytes": parts.arena.held,
+        "status": parts.calls.status,
         **shell.figures(),
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.machine import step
-from ckptrun.core.restart import describe
+from ckptrun.core.restart import words
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor.console import Console
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.checkpointing import Checkpointer
     from ckptrun.supervisor.hooks import RunsHooks
+    from ckptrun.supervisor.jobcalls import JobCalls
     from ckptrun.supervisor.restoring import Restorer
     from ckptrun.supervisor.staged import LocalCopies
     from ckptrun.supervisor.vault import Vault
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 KILLED_SECONDS = 10.0
 """What a killed capsule may take to be gone."""
+HELD_UP_SECONDS = 1.0
+"""A loop that wakes up so much later than it wanted has been held up."""
 
 Task: TypeAlias = "Callable[[], None]"
 
@@ -62,6 +65,7 @@ class Parts:
     speaker: Speaker
     channel: Channel
     hooks: RunsHooks
+    calls: JobCalls
 
 
 class Shell:
@@ -122,9 +126,14 @@ class Shell:
         return self._finish
 
     def _take_one(self) -> None:
+        began, patience = time.monotonic(), self._patience()
         try:
-            item = self._queue.get(timeout=self._patience())
+            item = self._queue.get(timeout=patience)
         except queue.Empty:
+            item = None
+        if patience is not None and time.monotonic() - began > patience + HELD_UP_SECONDS:
+            self._held_up()
+        if item is None:
             self._wake = float("inf")
             self._step(e.Tick(time.monotonic()))
             return
@@ -148,6 +157,12 @@ class Shell:
             item = self._queue.get()
             if callable(item):
                 item()
+
+    def _held_up(self) -> None:
+        """Take ckptrun's own standstill (Ctrl-Z, SIGSTOP) for no silence of the job's: what it said is still unread."""
+        incarnation = self.state.incarnation
+        if self.state.phase is Phase.RUNNING and incarnation.within is not None:
+            self._step(e.Beat(time.monotonic(), incarnation.number))
 
     def _patience(self) -> float | None:
         return None if self._wake == float("inf") else max(self._wake - time.monotonic(), 0.0)
@@ -270,9 +285,26 @@ class Shell:
 
     def request(self, reply: Callable[[str | None, str | None], None], *, wait: bool) -> None:
         """Take a checkpoint for somebody who waits for its id or the error; main thread only."""
+        self._step(e.CheckpointRequested(time.monotonic(), self._waiter(reply), wait=wait))
+
+    def ask(
+        self,
+        incarnation: int,
+        reply: Callable[[str | None, str | None], None],
+        make: Callable[[float, int], e.Event],
+    ) -> None:
+        """Tell the machine what an incarnation wants answered; one that has ended wants nothing. Main thread only."""
+        if self.state.incarnation.alive and self.state.incarnation.number == incarnation:
+            self._step(make(time.monotonic(), self._waiter(reply)))
+
+    def tell(self, event: e.Event) -> None:
+        """Tell the machine what the job has said of itself; main thread only."""
+        self._step(event)
+
+    def _waiter(self, reply: Callable[[str | None, str | None], None]) -> int:
         waiter = max(self._waiters, default=0) + 1
         self._waiters[waiter] = reply
-        self._step(e.CheckpointRequested(time.monotonic(), waiter, wait=wait))
+        return waiter
 
     def figures(self) -> dict[str, object]:
         """Return what the machine knows of the run, in the words of ``ckptrun status --json``."""
@@ -280,7 +312,7 @@ class Shell:
         failure, due = state.last_failure, state.cadence.due
         return {
             "restarts": state.restarts,
-            "last_failure": describe(failure.code, failure.signal, oom=failure.oom) if failure else None,
+            "last_failure": None if failure is None else words(failure),
             "next_checkpoint_seconds": max(due - now, 0.0) if due is not None else None,
             "current": f"{state.phase}, dumping {state.dump.id}" if state.dump else str(state.phase),
         }

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,8 @@ def test_a_checkpoint_that_waits_returns_the_id_it_was_restored_from_here_and_el
 
 
 @pytest.mark.usefixtures("held")
-def test_a_checkpoint_that_does_not_wait_returns_when_it_is_staged(lab: Lab):
-    run = lab.start(*JOB, "asking", "staged")
+def test_a_checkpoint_that_does_not_wait_returns_when_it_is_staged_also_without_a_private_tmp(lab: Lab):
+    run = lab.start(*JOB, "asking", "staged", options=("--no-private-tmp",))
     run.prints("committed")
     run.restored(run.kill_job)
     result = run.finish()
@@ -79,26 +80,75 @@ def test_other_users_jobs_talk_as_well(request: pytest.FixtureRequest, machine: 
     assert word(result, "checkpoint")[0][1:] == ["incarnation", "1", "restores", "1"]
 
 
+def test_a_rollback_that_repeats_itself_gives_up_as_a_failing_job_does(lab: Lab):
+    lab.environment = {"ROLLBACKS": "100"}
+    result = lab.run(*JOB, "rolling_back")
+    assert result.code == 137, result.err
+    assert "refused there is no checkpoint to go back to yet" in result.out
+    assert "the job asks to be rolled back: loss is nan" in result.err
+    assert lab.events("job-ended")[0]["cause"] == "rollback: loss is nan"
+    assert "giving up: the job ended with rollback: loss is nan" in result.err
+    assert word(result, "tries") == [["0"], ["1"]]
+
+
 @pytest.mark.usefixtures("held")
-def test_a_job_without_a_private_tmp_talks_as_well(lab: Lab):
-    run = lab.start(*JOB, "asking", "wait", options=("--no-private-tmp",))
-    run.prints("committed")
-    run.restored(run.kill_job)
-    result = run.finish()
+def test_a_job_that_falls_silent_is_killed_and_restored_also_where_it_promised_nothing_yet(lab: Lab):
+    run = lab.start(*JOB, "promising")
+    run.prints("restores 0")
+    move(lab, run)
+    result = lab.start(*JOB, "promising").wait()
     assert result.code == 0, result.err
+    assert word(result, "restores")[-1] == ["2"]
+    assert lab.events("heartbeat-lost")
+    assert "the job has given no heartbeat for" in result.err
+    assert "the job ended with a lost heartbeat" in result.err
+
+
+def test_a_checkpoint_waits_for_the_end_of_a_critical_section_or_of_its_time(lab: Lab):
+    result = lab.run(*JOB, "critical")
+    assert result.code == 0, result.err
+    assert "refused checkpoint() inside critical()" in result.out
+    assert word(result, "inside") == [["[]"]]
+    ((first, left),) = word(result, "taken")
+    ((second,),) = word(result, "overdue")
+    later, earlier = lab.checkpoints()
+    assert (earlier["id"], later["id"]) == (first, second)
+    assert datetime.fromisoformat(earlier["created"]).timestamp() >= float(left)
+    assert result.err.count("a critical section of the job's has lasted 0.3 s") == 1
 
 
 @pytest.mark.usefixtures("held")
-def test_nobody_but_the_job_is_heard(lab: Lab):
-    run = lab.start(*JOB, "twice")
-    run.prints("first")
+def test_a_flood_of_notices_and_what_others_send_disturb_nothing(lab: Lab):
+    run = lab.start(*JOB, "flooding")
+    run.prints("flooding")
     fd = os.open(lab.run_dir / "channel" / "notify", os.O_PATH)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as foreign:
         for number in range(3):
             request = {"v": 1, "id": f"foreign-{number}", "do": "checkpoint"}
             foreign.sendto(json.dumps(request).encode(), f"/proc/self/fd/{fd}/socket")
+        foreign.sendto(b"STATUS=somebody else's", f"/proc/self/fd/{fd}/socket")
     os.close(fd)
-    result = run.finish()  # what the job asks now, ckptrun reads after what the foreigner has sent
-    assert result.code == 0, result.err
-    assert len(lab.checkpoints()) == 2
+    assert run.finish().code == 0  # what the job asks now, ckptrun reads after what the foreigner has sent
+    (shown,) = lab.checkpoints()
+    assert set(shown["metric"]) == {"step"}
+    assert len(lab.events("checkpoint-staged")) == 1
     assert not (lab.run_dir / "channel").exists()
+
+
+@pytest.mark.usefixtures("held")
+def test_figures_and_what_sd_notify_programs_say_are_shown_and_passed_on(lab: Lab, tmp_path: Path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "manager"))
+        manager.settimeout(30)
+        lab.environment = {"NOTIFY_SOCKET": str(tmp_path / "manager")}
+        run = lab.start(*JOB, "notifying")
+        run.prints("notified")
+        assert run.status()["status"] == "step 7 of 9"
+        (shown,) = lab.checkpoints()
+        assert shown["metric"] == {"loss": 0.25, "accuracy": 1.0}
+        run.restored(run.kill_job)
+        run.checkpoint()
+        assert lab.checkpoints()[0]["metric"] is None  # these figures were another incarnation's
+        assert run.finish().code == 0
+        told = [manager.recv(1000).decode() for _ in range(4)]
+    assert told == ["READY=1\nSTATUS=Loading", "WATCHDOG=1", "STATUS=step 7 of 9", "STOPPING=1"]

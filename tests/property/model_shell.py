@@ -49,6 +49,10 @@ class World:
     requested_every: float = 0.0
     capsule_dies_every: float = 0.0
     fenced_every: float = 0.0
+    beats_every: float = 0.0
+    silent_every: float = 0.0
+    sections_every: float = 0.0
+    rollbacks_every: float = 0.0
     staging_never: bool = False
     stop_at: float | None = None
     stop_again_after: float | None = None
@@ -90,6 +94,9 @@ class ModelShell:
         self.exit_hooks: c.RunHooks | None = None
         self.hooked: set[str] = set()
         self.failures = 0
+        self.silent_until = 0.0
+        self.wanted: dict[str, tuple[int, float]] = {}
+        self.sections: dict[str, float] = {}
         self.stopped_at: float | None = None
         if isinstance(self.plan, e.Resume):
             self.committed = [k.id for k in reversed(self.plan.candidates)]
@@ -104,6 +111,10 @@ class ModelShell:
         self.every(world.requested_every, self.requested)
         self.every(world.capsule_dies_every, self.capsule_dies)
         self.every(world.fenced_every, lambda: e.Fenced(self.now, "taken over"))
+        self.every(world.beats_every, self.beats)
+        self.every(world.silent_every, self.falls_silent)
+        self.every(world.sections_every, self.enters)
+        self.every(world.rollbacks_every, self.rolls_back)
         if world.stop_at is not None:
             self.later(world.stop_at, self.stop)
             if world.stop_again_after is not None:
@@ -175,6 +186,7 @@ class ModelShell:
     def gone(self, make: Callable[[int], e.Event]) -> e.Event:
         assert self.alive is not None
         number, self.alive, self.running, self.held = self.alive, None, False, None
+        self.sections.clear()
         self.ended.append(number)
         if self.chance(0.3):
             self.later(self.random.uniform(0, 5), lambda: e.CapsuleGone(self.now, number))
@@ -191,6 +203,41 @@ class ModelShell:
         waiter = next(self.numbers)
         self.waiters.add(waiter)
         return e.CheckpointRequested(self.now, waiter, wait=self.chance(0.5))
+
+    def talks(self) -> bool:
+        return self.running and self.held is None and self.alive is not None
+
+    def beats(self) -> e.Event | None:
+        if not self.talks() or self.now < self.silent_until:
+            return None
+        return e.Beat(self.now, self.alive or 0, self.random.choice([None, 5.0, 30.0]))
+
+    def falls_silent(self) -> e.Event | None:
+        self.silent_until = self.now + self.random.uniform(0, 60)
+        return e.Reported(self.now, self.alive or 0, {"loss": self.now}) if self.talks() else None
+
+    def enters(self) -> e.Event | None:
+        if not self.talks():
+            return None
+        number, waiter, seconds = self.alive or 0, next(self.numbers), self.random.uniform(0.1, 20)
+        name = f"section-{waiter}"
+        self.waiters.add(waiter)
+        self.wanted[name] = (waiter, seconds)
+
+        def leaves() -> e.Event | None:
+            self.sections.pop(name, None)
+            return e.CriticalLeft(self.now, number, name) if self.alive == number and self.talks() else None
+
+        self.later(self.random.uniform(0, 40), leaves)
+        return e.CriticalEntered(self.now, number, name, seconds, waiter)
+
+    def rolls_back(self) -> e.Event | None:
+        if not self.talks():
+            return None
+        waiter = next(self.numbers)
+        self.waiters.add(waiter)
+        reason = "loss is nan" if self.chance(self.world.dies_alike) else f"reason {waiter}"
+        return e.RollbackRequested(self.now, self.alive or 0, reason, waiter)
 
     def stop(self) -> e.Event:
         if self.stopped_at is None:
@@ -255,6 +302,8 @@ class ModelShell:
         assert self.dump is None, "two dumps at once"
         assert self.running, "dumped a job that does not run"
         assert self.held is None, "dumped a job that is held"
+        assert not any(until > self.now for until in self.sections.values()), "dumped in a critical section"
+        assert not self.state.incarnation.condemned, "dumped a job that is being killed"
         assert len(self.local) < self.config.local_slots, "dumped without room"
         assert self.stopped_at is None or command.hold
         self.dump = command.id
@@ -377,6 +426,10 @@ class ModelShell:
     def on_answer(self, command: c.Answer) -> None:
         assert (command.id is None) != (command.error is None)
         self.waiters.remove(command.waiter)
+        waiter, seconds = self.wanted.pop(command.id or "", (0, 0.0))
+        if waiter == command.waiter:
+            assert self.dump is None, "let into a critical section while a dump is in flight"
+            self.sections[command.id or ""] = self.now + seconds
 
     def on_say(self, command: c.Say) -> None:
         assert command.level in (c.DETAIL, c.NORMAL, c.ERROR)

@@ -51,6 +51,10 @@ def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
         "staging_lost_every": rarely,
         "requested_every": rarely,
         "capsule_dies_every": st.sampled_from([0.0, 0.0, 50.0]),
+        "beats_every": st.sampled_from([0.0, 0.5, 4.0]),
+        "silent_every": rarely,
+        "sections_every": rarely,
+        "rollbacks_every": rarely,
         "fenced_every": st.sampled_from([0.0, 0.0, 400.0]),
         "staging_never": st.sampled_from([False, False, False, True]),
         "stop_at": st.none() | st.floats(0, 400),
@@ -100,7 +104,15 @@ def test_a_job_that_always_fails_alike_is_given_up(
 
 @PLENTY
 @given(
-    configs, worlds(stop_at=st.none(), requested_every=st.just(0.0), staging_lost_every=st.just(0.0)), plans
+    configs,
+    worlds(
+        stop_at=st.none(),
+        requested_every=st.just(0.0),
+        staging_lost_every=st.just(0.0),
+        beats_every=st.just(0.0),
+        sections_every=st.just(0.0),
+    ),
+    plans,
 )
 def test_nothing_is_done_in_a_busy_loop(config: Config, world: World, plan: Fresh | Resume) -> None:
     shell = ModelShell(slots_for(config, plan), world, plan)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,10 +41,87 @@ def asking(how: str) -> None:
     say("done")
 
 
-def twice() -> None:
-    say("first", job.checkpoint(wait=True))
+def rolling_back() -> None:
+    """Take a checkpoint, go wrong, and go back, again and again."""
+    try:
+        job.rollback("too early")
+    except job.RefusedError as error:
+        say("refused", error)
+    job.checkpoint()
+    say("tries", job.restores())
+    job.rollback("loss is  nan")
+
+
+def promising() -> None:
+    """Promise a heartbeat, and give none after the checkpoint but in the end."""
+    job.checkpoint()
+    job.heartbeat(within=6)
+    job.checkpoint(wait=True)
+    say("restores", job.restores())
+    if job.restores() < 2:
+        until_released()
+    say("done")
+
+
+def critical() -> None:
+    """Ask for checkpoints from another thread while this one is in a section."""
+    taken: list[object] = []
+
+    def take() -> None:
+        taken.append(job.checkpoint(wait=True))
+
+    with job.critical(seconds=600), job.critical():
+        first = threading.Thread(target=take)
+        first.start()
+        try:
+            job.checkpoint()
+        except job.UsageError as error:
+            say("refused", error)
+        time.sleep(0.5)
+        say("inside", taken)
+        left = time.time()
+    first.join()
+    say("taken", taken[0], left)
+    with job.critical(seconds=0.3):
+        second = threading.Thread(target=take)
+        second.start()
+        second.join()  # it ends, as the section's time does
+        say("overdue", taken[1])
+
+
+def notifying() -> None:
+    """Report figures, and say what sd_notify programs say."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        for text in ("READY=1\nSTATUS=Loading\nX_OTHER=1", "WATCHDOG=1", "STATUS=step 7 of 9"):
+            notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
+        job.report(loss=0.5, accuracy=1)
+        job.report(loss=0.25)
+        job.checkpoint(wait=True)
+        say("notified")
+        until_released()
+        notify.sendto(b"STOPPING=1", os.environ["NOTIFY_SOCKET"])
+        job.checkpoint()
+
+
+def flooding() -> None:
+    """Send more than anybody can take, from several processes, and ask all the while."""
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            while HOLD.exists():
+                job._channel.notice("report", metrics={"step": time.monotonic()})
+                job._channel.notice("heartbeat")
+            os._exit(0)
+        children.append(child)
+    for _ in range(30):
+        with job.critical():
+            pass
+    say("flooding")
     until_released()
-    say("second", job.checkpoint(wait=True))
+    for child in children:
+        os.waitpid(child, 0)
+    say("taken", job.checkpoint(wait=True))
 
 
 if __name__ == "__main__":
