@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.hook_programs import HOOKS, Answer, call
+from support.hook_programs import HOOKS, Answer, call, call_inside
 from support.receiver import Delivery, Receiver
 from support.s3 import free_ports
 
@@ -30,7 +30,7 @@ def post(
     receiver: Receiver | str, phase: str = "post-commit", fields: dict[str, Any] | None = None, **options: Any
 ):
     base = receiver if isinstance(receiver, str) else receiver.url
-    return call("webhook", phase, options={"url": f"{base}{PATH}", **options}, **(fields or {}))
+    return call_inside("webhook", phase, options={"url": f"{base}{PATH}", **options}, **(fields or {}))
 
 
 def signature(delivery: Delivery, secret: str = SECRET) -> str:
