@@ -286,6 +286,8 @@ def test_a_listing_too_large_for_the_checkpoint_is_kept_in_the_bucket_and_trimme
     data = tree.call("pre-checkpoint", checkpoint=second).data
     tree.call("post-checkpoint", checkpoint=second, data=data, outcome=OK)
     assert list(tree.have(f"{tree.prefix}.ckptrun-state/")) == ["train/c-2.zst"]
+    tree.client.put_object(Bucket=tree.bucket, Key=data["listing_at"], Body=b"other")
+    assert "somebody has changed it" in tree.call("pre-restore", checkpoint=second, data=data).reason
     assert "c-1.zst of this checkpoint is gone" in tree.call("pre-restore", **taken).reason
 
 
