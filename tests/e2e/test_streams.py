@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jobs import count
+from jobs.hurried import HURRY
 
 if TYPE_CHECKING:
     from support.run import Lab
@@ -107,13 +108,15 @@ def test_dev_null_as_input_is_the_end_of_input(lab: Lab):
 
 @pytest.mark.slow
 def test_output_goes_on_after_a_restore_and_repeats_only_what_followed_the_checkpoint(lab: Lab):
-    run = lab.start(sys.executable, JOBS / "count.py", "--steps", 150, "--talk", "--pause", 0.1)
+    job = (JOBS / "hurried.py", JOBS / "count.py", "--steps", 150, "--talk", "--pause", 0.1)
+    run = lab.start(sys.executable, *job)
     run.prints("\n")
     run.checkpoint()
     assert run.stdout is not None
     output, printed = run.stdout, len(run.stdout.data)
     run.until("more lines", lambda: output.data.count(b"\n", printed) > 1)
     run.restored(run.kill_job)
+    (lab.work / HURRY).touch()
     result = run.finish()
     assert result.code == 0, result.err
     lines = result.out.splitlines()

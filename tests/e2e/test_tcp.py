@@ -171,6 +171,7 @@ HTTP = """
 import http.client, http.server, threading
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))[::-1]
         self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -70,15 +71,17 @@ def crowded() -> Iterator[socket.socket]:
         socket.create_connection(listener.getsockname()),
     ):
         yield listener
+        listener.shutdown(socket.SHUT_RDWR)  # whoever still waits in it is told
 
 
 def answer(listener: socket.socket, count: int) -> None:
     """Accept so many connections, and say hello."""
 
     def work() -> None:
-        for _ in range(count):
-            connection, _ = listener.accept()
-            connection.sendall(b"hello")
+        with contextlib.suppress(OSError):
+            for _ in range(count):
+                connection, _ = listener.accept()
+                connection.sendall(b"hello")
 
     threading.Thread(target=work, daemon=True).start()
 
