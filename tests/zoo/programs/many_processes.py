@@ -33,7 +33,7 @@ def main() -> None:
         os.close(writer)
         reader = after
     state = b""
-    for step in steps(250):
+    for step in steps(600):
         os.write(entrance, state or str(step).encode())
         state = os.read(reader, 64)
     os.close(entrance)
