@@ -96,7 +96,7 @@ test-quick: setup ## the part of it under two minutes
 zoo: setup $(ZOO)/.all ## every program of the zoo, three kills here and elsewhere
 	@rm -f zoo.json
 	status=0
-	CKPTRUN_ZOO_KILLS=$${CKPTRUN_ZOO_KILLS:-3} CKPTRUN_ZOO_JSON=zoo.json $(PY) -m pytest tests/zoo || status=$$?
+	CKPTRUN_ZOO_KILLS=$${CKPTRUN_ZOO_KILLS:-3} CKPTRUN_ZOO_JSON=zoo.json $(PY) -m pytest --numprocesses $(WORKERS) tests/zoo || status=$$?
 	$(PY) tests/zoo/report.py zoo.json docs/compatibility.md
 	exit $$status
 
@@ -131,6 +131,6 @@ bench: setup ## the benchmarks: a table and bench.json
 	@$(PY) tests/bench/run.py --json bench.json
 
 clean: ## remove what setup and the tools made here (a provided CRIU stays)
-	@rm -rf $(VENV) $(ZOO) dist build bench.json zoo.json ckptrun/capsule/stub/bin
+	@rm -rf $(VENV) $(ZOO) dist build bench.json zoo.json zoo.lock ckptrun/capsule/stub/bin
 	rm -rf .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

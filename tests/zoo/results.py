@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import json
 import os
 import platform
@@ -55,12 +56,15 @@ def recorded(program: Program, place: Place) -> Iterator[dict[str, Any]]:
 
 
 def _add(path: Path, key: str, result: dict[str, Any]) -> None:
-    document = json.loads(path.read_text()) if path.exists() else {"results": {}}
-    document["machine"] = machine()
-    document["results"][key] = {**result, "date": document["machine"]["date"]}
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(document, indent=1) + "\n")
-    beside.replace(path)
+    here = machine()
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run side by side
+        document = json.loads(path.read_text()) if path.exists() else {"results": {}}
+        document["machine"] = here
+        document["results"][key] = {**result, "date": here["date"]}
+        beside = path.with_suffix(".tmp")
+        beside.write_text(json.dumps(document, indent=1) + "\n")
+        beside.replace(path)
 
 
 def machine() -> dict[str, str]:
