@@ -11,8 +11,8 @@ import json
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ckptrun.errors import HookError
 from ckptrun.hooking import runner
@@ -28,6 +28,7 @@ from ckptrun.hooking.contract import (
     context,
     environment,
 )
+from ckptrun.hooking.notes import Notes, Ran, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,35 +37,15 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 1.0
 """Before a hook is run again that does not say when."""
-STDERR_LINES = 20
-"""Lines of standard error that an event holds."""
-VETO_SECONDS = 600.0
-VETO_AGAIN_SECONDS = 3600.0
-"""A hook that has let no checkpoint through for the first time is named, and again each time the second has passed."""
+COMMITS_WAITING = 4
+"""Commits whose hooks may wait for hooks that run."""
 UNWIND_SECONDS = 30.0
 """How long a dump or restore that is being given up may take to come to its closing hooks."""
 _FAILS_AT_ONCE = frozenset({Phase.PRE_CHECKPOINT})
 
 
-class Record(Protocol):
-    """Writes an event into the run's diary."""
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        """Write; fields are JSON values."""
-
-
 def _no_record(event: str, **fields: Any) -> None:
     del event, fields
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """One hook's call: what it means, the seconds it took, the end of its standard error."""
-
-    hook: Hook
-    result: Result
-    seconds: float
-    stderr: str
 
 
 class Hooks:
@@ -97,14 +78,12 @@ class Hooks:
         self._epoch = epoch
         self._tell = tell
         self._record: Record = record or _no_record
-        self._clock = clock
+        self._notes = Notes(tell, self._record, clock)
         self._alone = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Occasion, Mapping[str, dict[str, Json]]]] = deque()
         self._thread: threading.Thread | None = None
         self._open = 0
-        self._vetoing: dict[str, tuple[float, float]] = {}
-        self._complained: dict[tuple[str, Phase], str] = {}
 
     def wants(self, *phases: Phase) -> bool:
         """Whether a hook takes part in one of these phases."""
@@ -119,10 +98,24 @@ class Hooks:
         if not self.wants(occasion.phase):
             return
         with self._changed:
+            self._make_room()
             self._waiting.append((occasion, data or {}))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="hooks", daemon=True)
                 self._thread.start()
+
+    def _make_room(self) -> None:
+        """Leave out what hooks are too slow for: a restore and the run's end wait for all of it."""
+        commits = [item for item in self._waiting if item[0].phase is Phase.POST_COMMIT]
+        if len(commits) < COMMITS_WAITING:
+            return
+        self._waiting.remove(commits[0])
+        oldest = commits[0][0].checkpoint
+        name = oldest.id if oldest else ""
+        self._record("hooks-left-out", phase=str(Phase.POST_COMMIT), checkpoint=name)
+        self._tell(
+            f"hooks are slower than checkpoints: those of post-commit are left out for checkpoint {name}"
+        )
 
     def settle(self) -> None:
         """Wait until everything that waits has run and every bracket is closed."""
@@ -152,10 +145,10 @@ class Hooks:
                     json.dumps(given).encode(),
                     left,
                 )
-                ended = runner.run(self._launcher, call)
+                ended = _run(self._launcher, call)
                 stderr += ended.stderr
                 result = self._judged(hook, occasion.phase, runner.judge(ended, left))
-                self._note_events(hook, occasion, result)
+                self._notes.events(hook, occasion, result)
                 pause = RETRY_SECONDS if result.retry_after is None else max(result.retry_after, 0.05)
                 left = hook.timeout - (time.monotonic() - began) - pause
                 if result.outcome is not Outcome.RETRY or occasion.phase in _FAILS_AT_ONCE:
@@ -166,7 +159,7 @@ class Hooks:
                     break
                 time.sleep(pause)
         ran = Ran(hook, result, time.monotonic() - began, stderr)
-        self._note(ran, occasion)
+        self._notes.ran(ran, occasion)
         return ran
 
     def _judged(self, hook: Hook, phase: Phase, result: Result) -> Result:
@@ -178,48 +171,6 @@ class Hooks:
             reason = f"it ended well and has not done what is required: {', '.join(missing)}"
             return replace(result, outcome=Outcome.FAILED, reason=reason)
         return result
-
-    def _note(self, ran: Ran, occasion: Occasion) -> None:
-        hook, result, phase = ran.hook, ran.result, occasion.phase
-        self._record(
-            "hook",
-            hook=hook.name,
-            phase=str(phase),
-            checkpoint=occasion.checkpoint.id if occasion.checkpoint else None,
-            seconds=round(ran.seconds, 4),
-            outcome=str(result.outcome),
-            reason=result.reason,
-            stderr=ran.stderr.splitlines()[-STDERR_LINES:],
-        )
-        if phase is Phase.PRE_CHECKPOINT:
-            self._note_veto(hook, result)
-        complaint = result.reason if result.outcome is Outcome.FAILED and not hook.aborts(phase) else ""
-        if complaint and complaint != self._complained.get((hook.name, phase)):
-            self._tell(f"hook {hook.name} failed in {phase}: {complaint}; the run goes on")
-        self._complained[hook.name, phase] = complaint
-
-    def _note_events(self, hook: Hook, occasion: Occasion, result: Result) -> None:
-        for event in result.events:
-            rest = {key: value for key, value in event.items() if key != "event"}
-            self._record(
-                "hook-event", hook=hook.name, phase=str(occasion.phase), name=event["event"], fields=rest
-            )
-
-    def _note_veto(self, hook: Hook, result: Result) -> None:
-        """Name a hook that lets no checkpoint through for long: the run goes on, and nothing is saved."""
-        if result.outcome not in {Outcome.VETO, Outcome.RETRY}:
-            self._vetoing.pop(hook.name, None)
-            return
-        now = self._clock()
-        since, named_next = self._vetoing.get(hook.name, (now, now + VETO_SECONDS))
-        if now >= named_next:
-            why = f" ({result.reason})" if result.reason else ""
-            self._tell(
-                f"hook {hook.name} has let no checkpoint be taken for {(now - since) / 60:.0f} minutes{why}; "
-                "the job runs on unsaved"
-            )
-            named_next = now + VETO_AGAIN_SECONDS
-        self._vetoing[hook.name] = (since, named_next)
 
     def _work(self) -> None:
         while True:
@@ -245,6 +196,14 @@ class Hooks:
         with self._changed:
             self._open += change
             self._changed.notify_all()
+
+
+def _run(launcher: Sequence[str], call: runner.Call) -> runner.Ended:
+    """Run a hook; if even that fails, the hook has failed and nothing else."""
+    try:
+        return runner.run(launcher, call)
+    except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
+        return runner.Ended(70, b"", f"{call.argv[0]} cannot be run: {error!r}", 0.0)
 
 
 class Bracket:

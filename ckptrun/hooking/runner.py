@@ -157,8 +157,13 @@ class _Watched:
         self._process = process
         self._stdin, self._out, self._err = process.stdin, process.stdout, process.stderr
         self._unwritten = memoryview(stdin)
-        self._pidfd = os.pidfd_open(process.pid)
-        self._selector = selectors.DefaultSelector()
+        try:
+            self._selector = selectors.DefaultSelector()
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
         self.stdout = bytearray()
         self.stderr = bytearray()
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
 
 import pytest
 from hookkit import AFTER, BEFORE, CHECKPOINT, COMMITTED, Parts, script
+from support.processes import PATIENCE
 
 from ckptrun.errors import HookError
 from ckptrun.hooking import options
-from ckptrun.hooking.contract import Occasion, Outcome, Phase
-from ckptrun.hooking.phases import VETO_AGAIN_SECONDS, VETO_SECONDS
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ckptrun.hooking.contract import Checkpoint, Occasion, Outcome, Phase
+from ckptrun.hooking.notes import VETO_AGAIN_SECONDS, VETO_SECONDS
 
 RESTORE = Occasion(Phase.PRE_RESTORE, 2, CHECKPOINT)
 RESTORED = Occasion(
@@ -302,3 +302,40 @@ def test_without_hooks_there_is_no_thread_and_no_process(tmp_path: Path):
     parts.hooks.settle()
     assert threading.active_count() == before
     assert parts.events == []
+
+
+def test_commits_that_hooks_are_too_slow_for_are_left_out_by_name(tmp_path: Path):
+    script(tmp_path / "h", "while [ ! -e go ]; do sleep 0.01; done", python=False)
+    parts = Parts(tmp_path, "./h?phases=post-commit")
+    names = [f"abc-{number:04d}" for number in range(1, 8)]
+    for name in names:
+        parts.hooks.later(Occasion(Phase.POST_COMMIT, 1, Checkpoint(name, "interval", 1.0)))
+        deadline = time.monotonic() + PATIENCE
+        while name == names[0] and parts.hooks._waiting:  # the first one runs, the others wait
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    (tmp_path / "go").touch()
+    parts.hooks.settle()
+    assert [event["checkpoint"] for event in parts.events if event["event"] == "hook"] == [
+        names[0],
+        *names[3:],
+    ]
+    left_out = [event["checkpoint"] for event in parts.events if event["event"] == "hooks-left-out"]
+    assert left_out == names[1:3]
+    assert len(parts.told) == 2
+
+
+def test_a_machine_without_descriptors_costs_a_hook_and_nothing_else(tmp_path: Path):
+    script(tmp_path / "h", "", python=False)
+    parts = Parts(tmp_path, "./h")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        for spare in range(8):  # whichever descriptor it is that cannot be had
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+            result = parts.hooks.call(parts["h"], COMMITTED, None).result
+            assert result.outcome in {Outcome.OK, Outcome.FAILED}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert parts.hooks.call(parts["h"], COMMITTED, None).result.outcome is Outcome.OK
+    assert len(list(Path("/proc/self/fd").iterdir())) == used
