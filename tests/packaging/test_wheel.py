@@ -29,6 +29,8 @@ def test_the_wheel_carries_helper_hooks_and_format(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"ckptrun/capsule/stub/bin/{a}/ckptrun-stub" for a in ("x86_64", "aarch64")} <= names
     assert {"ckptrun/_hooks/README.md", "ckptrun/store/FORMAT.md"} <= names
+    assert {f"ckptrun/hooking/schema/{name}.json" for name in ("context", "result", "hook")} <= names
+    assert "ckptrun/_hooks/command/hook.json" in names
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
@@ -44,6 +46,9 @@ def test_an_installed_wheel_runs_a_job_and_takes_a_checkpoint(wheel: Path, tmp_p
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     ckptrun = home / "bin/ckptrun"
+    tried = [ckptrun, "hooks", "test", "on-exit", "--for-real", "--hook", "command?on-exit=touch%20hooked"]
+    subprocess.run(tried, env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "hooked").exists()
     argv = [
         ckptrun,
         "--name",
