@@ -8,16 +8,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule import helper as helpers
+from ckptrun.cuda.finding import in_use
 from ckptrun.errors import ConfigurationError
 from ckptrun.hooking.contract import TIMEOUT_SECONDS, Checkpoint, Hook, Occasion, Phase, Surroundings
 from ckptrun.hooking.phases import Hooks
+from ckptrun.supervisor.hooks import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ckptrun.capsule.helper import Helper
     from ckptrun.settings import HookSettings
+
+
+CUDA = "cuda"
 
 
 def launcher(helper: Helper) -> tuple[str, ...]:
@@ -42,6 +47,23 @@ def find_hooks(
     if settings.folder:
         specs.insert(0, Spec(str(settings.folder), {}, str(settings.folder)))
     return Discovery(cwd, environment, launcher(helper)).hooks(specs)
+
+
+def cuda_standby(
+    hooks: Sequence[Hook], environment: Mapping[str, str], cwd: Path, helper: Helper
+) -> Standby | None:
+    """Return the hook ``cuda``, to join in once a process of the job has a GPU open; None if it was asked for."""
+    if any(hook.name == CUDA for hook in hooks):
+        return None
+
+    def make() -> Hook:
+        from ckptrun.hooking.discovery import Discovery  # noqa: PLC0415 -- as above
+        from ckptrun.hooking.spec import Spec  # noqa: PLC0415 -- as above
+
+        (hook,) = Discovery(cwd, environment, launcher(helper)).hooks([Spec(CUDA, {}, CUDA)])
+        return hook
+
+    return Standby(CUDA, in_use, make)
 
 
 def listing(settings: HookSettings, environment: Mapping[str, str], cwd: Path) -> list[dict[str, Any]]:

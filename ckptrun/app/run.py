@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.app.beginning import Beginning
 from ckptrun.app.command import check_command
-from ckptrun.app.hooks import find_hooks, launcher
+from ckptrun.app.hooks import cuda_standby, find_hooks, launcher
 from ckptrun.app.identity import command_facts
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
@@ -210,7 +210,10 @@ class _Run:
             shell.post,
             self._note,
             channel,
-            RunsHooks(self._hooks(vault, diary)),
+            RunsHooks(
+                self._hooks(vault, diary),
+                cuda_standby(self.hooks, settings.environment, settings.cwd, self.helper),
+            ),
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.cuda import finding, gpus, room
@@ -21,7 +22,6 @@ from ckptrun.cuda.operation import Clock, Limits, SuspendError, resume, settle, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from ckptrun.cuda.driver import Driver
     from ckptrun.cuda.finding import Look
@@ -47,6 +47,7 @@ class Options:
         driver: ``auto``, ``bindings`` or ``program``.
         program: path of ``cuda-checkpoint``; empty for the one on PATH.
         devices: folder of the device files.
+        information: folder where the driver tells of itself.
     """
 
     lock: float = 10.0
@@ -56,6 +57,7 @@ class Options:
     driver: str = AUTO
     program: str = ""
     devices: str = finding.DEVICES
+    information: str = str(gpus.FOLDER)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
@@ -66,12 +68,11 @@ class Options:
         return cls(**known)
 
 
-def run(context: Mapping[str, Any], *, machine: Path = gpus.FOLDER) -> dict[str, Any]:
+def run(context: Mapping[str, Any]) -> dict[str, Any]:
     """Do a phase's work.
 
     Args:
         context: as the contract has it.
-        machine: where the driver tells of itself.
 
     Returns:
         A result, as the contract has it.
@@ -85,7 +86,7 @@ def run(context: Mapping[str, Any], *, machine: Path = gpus.FOLDER) -> dict[str,
     if act is None:
         return {}
     try:
-        return act(_Call(context, machine))
+        return act(_Call(context))
     except CudaError as error:
         return {"outcome": "failed", "reason": str(error)}
 
@@ -93,7 +94,7 @@ def run(context: Mapping[str, Any], *, machine: Path = gpus.FOLDER) -> dict[str,
 class _Call:
     """One phase's context, read."""
 
-    def __init__(self, context: Mapping[str, Any], machine: Path) -> None:
+    def __init__(self, context: Mapping[str, Any]) -> None:
         self.options = Options.of(context.get("options") or {})
         timeout = float(context.get("timeout") or 300.0)
         self.clock = Clock(max(timeout - _MARGIN_SECONDS, timeout / 2))
@@ -102,7 +103,7 @@ class _Call:
         self.data: dict[str, Any] = dict(context.get("data") or {})
         self.ok = (context.get("outcome") or {}).get("ok", True)
         self.dry_run = bool(context.get("dry_run"))
-        self.machine = machine
+        self.machine = Path(self.options.information)
 
     def driver(self) -> contextlib.closing[Driver]:
         """Return the way to the driver, to be closed.

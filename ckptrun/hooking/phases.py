@@ -85,6 +85,10 @@ class Hooks:
         self._thread: threading.Thread | None = None
         self._open = 0
 
+    def add(self, hook: Hook) -> None:
+        """Have one more hook from now on; brackets that are open do without it."""
+        self.hooks = tuple(sorted((*self.hooks, hook), key=lambda one: one.order))
+
     def wants(self, *phases: Phase) -> bool:
         """Whether a hook takes part in one of these phases."""
         return any(phase in hook.programs for hook in self.hooks for phase in phases)

@@ -60,6 +60,7 @@ class Checkpointer:
         self._stored = stored
         self._reins = Reins()
         self.last_size = 0
+        self._brought = 0
 
     def begin(self) -> None:
         """Forget what was said about the dump before; call it before `take` is started in its thread."""
@@ -80,12 +81,13 @@ class Checkpointer:
         )
         attempt = Attempt(self._tools, order)
         try:
-            size = job_memory(incarnation.pids())
-            self._check_room(size)
-            slot = self._arena.take(size)
-            slot.populate(size + SLACK)
-            slot.touch(size + SLACK)
+            size = job_memory(incarnation.pids()) + self._brought
+            slot = self._slot(size)
             hooks.open(lambda: order.reins.abandoned)
+            if hooks.bracket.is_open and (more := self._outgrown(size, incarnation)):
+                self._arena.give(slot)
+                slot = None
+                slot = self._slot(more)
             with self._tools.alone:
                 attempt.run(slot)
         except Exception as error:  # noqa: BLE001 - a failed checkpoint never harms the job, whatever failed
@@ -110,6 +112,20 @@ class Checkpointer:
         skipped = isinstance(error, _NoRoomError) or (isinstance(error, HookError) and error.skipped)
         later = error.retry_after if isinstance(error, HookError) else None
         self._tools.post(DumpFailed(now, checkpoint, reason, skipped=skipped, retry_after=later))
+
+    def _slot(self, size: int) -> Slot:
+        """Return an empty slot for a dump of about `size` bytes, warm."""
+        self._check_room(size)
+        slot = self._arena.take(size)
+        slot.populate(size + SLACK)
+        slot.touch(size + SLACK)
+        return slot
+
+    def _outgrown(self, size: int, incarnation: Incarnation) -> int:
+        """Return the job's memory if hooks have brought more into it than `size` allows for: a GPU's, say; else 0."""
+        now = job_memory(incarnation.pids())
+        self._brought = max(0, now - (size - self._brought))
+        return now if now > size + SLACK else 0
 
     def _check_room(self, size: int) -> None:
         if reason := self._room(size):

@@ -16,11 +16,12 @@ from ckptrun.hooking.contract import CLOSES, Checkpoint, Occasion, Phase
 from ckptrun.hooking.phases import Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.core.commands import RestoreJob, RunHooks, TakeCheckpoint
     from ckptrun.core.events import Outcome
     from ckptrun.core.model import Json
+    from ckptrun.hooking.contract import Hook
     from ckptrun.hooking.phases import Bracket
     from ckptrun.supervisor.facts import Facts
     from ckptrun.supervisor.incarnation import Incarnation
@@ -35,10 +36,12 @@ class RunsHooks:
 
     Args:
         hooks: none unless told.
+        standby: one that may join them.
     """
 
-    def __init__(self, hooks: Hooks | None = None) -> None:
+    def __init__(self, hooks: Hooks | None = None, standby: Standby | None = None) -> None:
         self._hooks = hooks or Hooks()
+        self._standby = standby
         self._known: dict[str, tuple[Checkpoint, Mapping[str, dict[str, Json]]]] = {}
 
     @property
@@ -49,12 +52,21 @@ class RunsHooks:
     def checkpoint(self, command: TakeCheckpoint, incarnation: Incarnation) -> Around:
         """Return what surrounds a dump."""
         checkpoint = Checkpoint(command.id, command.trigger.value, time.time())
+        if self._standby and self._standby.needed(_pids(incarnation)):
+            self._join(self._standby)
         return self._around(Phase.PRE_CHECKPOINT, incarnation, checkpoint, {})
 
     def restore(self, command: RestoreJob, incarnation: Incarnation, facts: Facts, created: float) -> Around:
         """Return what surrounds a restore."""
         checkpoint = Checkpoint(command.checkpoint, facts.trigger, created)
+        if self._standby and self._standby.name in facts.hooks:
+            self._join(self._standby)
         return self._around(Phase.PRE_RESTORE, incarnation, checkpoint, facts.hooks)
+
+    def _join(self, standby: Standby) -> None:
+        """Have a hook that stood by take part for the rest of the run."""
+        self._standby = None
+        self._hooks.add(standby.make())
 
     def remember(self, checkpoint: Checkpoint, data: Mapping[str, dict[str, Json]]) -> None:
         """Note what is stored with a checkpoint of this run, for its commit."""
@@ -95,6 +107,21 @@ class RunsHooks:
         if self._hooks.wants(phase, CLOSES[phase]):
             occasion = _occasion(phase, incarnation, checkpoint)
         return Around(self, self._hooks.bracket(occasion, data), incarnation, checkpoint, CLOSES[phase])
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A hook that nobody asked for, and that joins in once the job needs it.
+
+    Args:
+        name: its.
+        needed: whether these processes need it; asked before every checkpoint.
+        make: returns it.
+    """
+
+    name: str
+    needed: Callable[[Sequence[int]], bool]
+    make: Callable[[], Hook]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +178,7 @@ def _occasion(phase: Phase, incarnation: Incarnation | None, checkpoint: Checkpo
     """Return an occasion with what lives of the job now."""
     if incarnation is None:
         return Occasion(phase, 0, checkpoint)
-    pids: list[int] = []
-    if incarnation.opened and not incarnation.ended.is_set():
-        with contextlib.suppress(OSError):
-            pids = incarnation.pids()
+    pids = _pids(incarnation)
     alive = bool(pids)
     return Occasion(
         phase,
@@ -164,6 +188,13 @@ def _occasion(phase: Phase, incarnation: Incarnation | None, checkpoint: Checkpo
         incarnation.job_pid() if alive else None,
         incarnation.root() if alive else None,
     )
+
+
+def _pids(incarnation: Incarnation) -> list[int]:
+    if incarnation.opened and not incarnation.ended.is_set():
+        with contextlib.suppress(OSError):
+            return incarnation.pids()
+    return []
 
 
 def _cause(outcome: Outcome) -> dict[str, Json]:

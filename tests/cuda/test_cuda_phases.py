@@ -26,7 +26,7 @@ class Hook:
         self.standin, self.way = standin, way
 
     def __call__(self, phase: str, *players: Player, **context: Any) -> dict[str, Any]:
-        options = {"devices": str(self.standin.devices), "driver": self.way, **context.pop("options", {})}
+        options = {**self.standin.options, "driver": self.way, **context.pop("options", {})}
         pids = [pid for one in players for pid in (one.pid, one.child) if pid > 1]
         whole = {
             "phase": phase,
@@ -36,7 +36,7 @@ class Hook:
             "data": None,
             **context,
         }
-        return run(whole, machine=self.standin.driver)
+        return run(whole)
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_the_ready_made_hook_speaks_the_contract(standin: Standin):
     context = {
         "phase": "pre-checkpoint",
         "job": {"pids": [player.pid]},
-        "options": {"devices": str(standin.devices)},
+        "options": standin.options,
         "timeout": 200,
     }
     ended = subprocess.run(

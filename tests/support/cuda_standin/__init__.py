@@ -73,6 +73,11 @@ class Standin:
         """Its ``cuda-checkpoint``."""
         return self.folder / "bin" / "cuda-checkpoint"
 
+    @property
+    def options(self) -> dict[str, str]:
+        """Where the hook finds it."""
+        return {"devices": str(self.devices), "information": str(self.driver)}
+
     def gpus(self, uuids: tuple[str, ...], driver: str = "580.65.06", model: str = MODEL) -> None:
         """Exchange the GPUs."""
         shutil.rmtree(self.driver)

@@ -213,6 +213,7 @@ class Machine:
         with self._exclusive(), open(self.folder / "log", "a+") as file:
             file.seek(0)
             number = sum(1 for _ in file)
+            facts["stopped"] = stopped(facts["pid"])
             file.write(json.dumps({"number": number, "at": time.time(), **facts}) + "\n")
         return number
 
@@ -221,6 +222,14 @@ class Machine:
         with open(self.folder / "exclusive", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def stopped(pid: int) -> bool:
+    """Say whether a process stands still, as in a dump."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+    except OSError:
+        return False
 
 
 def wait_for(true, seconds: float = 20.0) -> None:
