@@ -64,7 +64,7 @@ def request(do: str, timeout: float | None = None, **fields: Any) -> dict[str, A
     if not under_ckptrun():
         raise NotUnderCkptrunError(f"{do} needs ckptrun", "run the job with 'ckptrun -- COMMAND'")
     name = f"{os.getpid()}-{next(_numbers)}-{os.urandom(6).hex()}"
-    data = _encoded(do, dict(fields, id=name))
+    data = encoded(do, dict(fields, id=name))
     box = _Mailbox(name)
     try:
         reply = _exchange(box, data, do, None if timeout is None else time.monotonic() + timeout)
@@ -81,10 +81,11 @@ def notice(do: str, **fields: Any) -> bool:
     Raises:
         UsageError: it does not fit into a datagram, or is not JSON.
     """
-    return under_ckptrun() and _post(_encoded(do, fields))
+    return under_ckptrun() and post(encoded(do, fields))
 
 
-def _post(data: bytes) -> bool:
+def post(data: bytes) -> bool:
+    """Send what `encoded` has made, without waiting; return whether it was sent."""
     global _notices  # noqa: PLW0603 - one socket for each process
     import socket
 
@@ -97,7 +98,8 @@ def _post(data: bytes) -> bool:
     return True
 
 
-def _encoded(do: str, fields: dict[str, Any]) -> bytes:
+def encoded(do: str, fields: dict[str, Any]) -> bytes:
+    """Return a datagram. Raises UsageError."""
     import json
 
     try:

@@ -36,6 +36,7 @@ OPEN_REQUESTS = 1024
 """Requests under way at a time."""
 KEPT_REPLIES = 256
 """Replies kept for requests that are sent again because theirs was lost."""
+CLOSE_SECONDS = 5.0
 KEPT_EARLY = 4096
 """Datagrams kept that come before the job counts as running."""
 VERSION = 1
@@ -142,7 +143,9 @@ class Channel:
             self._stop = True
             os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
+            if self._thread.is_alive():
+                return  # a handler is stuck; the sockets end with this process
         self._socket.close()
         self._out.close()
         os.close(self._wake)

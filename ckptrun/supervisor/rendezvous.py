@@ -10,7 +10,9 @@ import json
 import os
 import py_compile
 import shutil
+import sys
 from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,18 +113,24 @@ def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _install(package: Path) -> None:
-    """Copy the SDK, compiled for this interpreter: what a job cannot write it would compile again each time."""
+    """Copy the SDK, compiled for this interpreter: what a job cannot write it would compile again each time.
+
+    What this interpreter has compiled already is copied with its source, whose time and size it names.
+    """
     source = Path(ckptrun.__file__).parent / "job"
-    target = package / "job"
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source, package / "job", ignore=_other_versions)
     (package / "__init__.py").write_text(_INIT.format(version=ckptrun.__version__), encoding="utf-8")
     for path in package.rglob("*.py"):
-        with suppress(py_compile.PyCompileError, OSError):
-            py_compile.compile(
-                str(path),
-                dfile=f"{HIDDEN}/{SDK}/{path.relative_to(package.parent)}",
-                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )
+        if not Path(cache_from_source(str(path))).exists():
+            with suppress(py_compile.PyCompileError, OSError):
+                py_compile.compile(str(path), dfile=f"{HIDDEN}/{SDK}/{path.relative_to(package.parent)}")
     for folder, _, files in os.walk(package):
-        for path in (Path(folder), *(Path(folder) / name for name in files)):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        Path(folder).chmod(0o755)
+        for name in files:
+            (Path(folder) / name).chmod(0o644)
+
+
+def _other_versions(folder: str, names: list[str]) -> list[str]:
+    """Return what another version of Python has compiled, or is compiling now."""
+    mine = f".{sys.implementation.cache_tag}.pyc"
+    return [name for name in names if not name.endswith(mine)] if Path(folder).name == "__pycache__" else []

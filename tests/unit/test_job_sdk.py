@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import shutil
 import subprocess
@@ -127,9 +128,11 @@ def test_safe_points_tell_of_restores_and_of_checkpoints_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "page"
+    numbers = itertools.count(2, 2)
 
     def say(**fields: int | str) -> None:
-        path.write_bytes(_page.pack(0, _page.Page(run="r", **fields)).ljust(_page.SIZE, b"\0"))
+        page = _page.pack(next(numbers), _page.Page(run="r", **fields))
+        path.write_bytes(page.ljust(_page.SIZE, b"\0"))
 
     path.write_bytes(bytes(_page.SIZE))
     monkeypatch.setattr(_page, "READER", _page.Reader(str(path)))
@@ -172,7 +175,7 @@ def test_a_callback_that_raises_keeps_the_others_from_nothing(
         raise ValueError("no connection")
 
     job.on_restore(lambda: told.append("second"))
-    path.write_bytes(_page.pack(0, _page.Page(2, run="r")).ljust(_page.SIZE, b"\0"))
+    path.write_bytes(_page.pack(2, _page.Page(2, run="r")).ljust(_page.SIZE, b"\0"))
     with pytest.raises(ValueError, match="no connection"):
         job.safe_point()
     job.safe_point()
