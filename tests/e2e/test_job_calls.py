@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.run import REPOSITORY
 
 if TYPE_CHECKING:
     from support.run import Lab, Result, Run
@@ -152,3 +153,18 @@ def test_figures_and_what_sd_notify_programs_say_are_shown_and_passed_on(lab: La
         assert run.finish().code == 0
         told = [manager.recv(1000).decode() for _ in range(4)]
     assert told == ["READY=1\nSTATUS=Loading", "WATCHDOG=1", "STATUS=step 7 of 9", "STOPPING=1"]
+
+
+def test_the_example_of_the_page_does_what_the_page_says(lab: Lab):
+    page = (REPOSITORY / "docs" / "job.md").read_text(encoding="utf-8")
+    (lab.work / "train.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    result = lab.run(sys.executable, "train.py")
+    assert result.code == 0, result.err
+    steps = [line.split()[1] for line in result.out.splitlines() if line.startswith("step ")]
+    assert steps[0] == "20"
+    assert steps[-2:] == ["40", "60"]
+    assert result.out.splitlines()[-1] == "done"
+    assert "restored from a checkpoint" in result.out
+    assert "rolled back: loss is nan" in result.err
+    assert (lab.work / "model.ready").read_text() == "60\n"
+    assert [sorted(shown["metric"] or {}) for shown in lab.checkpoints()] == [["loss"]] * 3

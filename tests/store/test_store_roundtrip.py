@@ -34,6 +34,7 @@ from storekit import (
 from ckptrun.core.model import PAGE_SIZE, BytesSource, Exit, ImageStream, MemoryRuns, RunState
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.store import chunks
+from ckptrun.store import head as heads
 from ckptrun.store import writer as writers
 from ckptrun.store.repository import Keep, KeySource, Lineage, list_lineages, open_backend
 
@@ -259,3 +260,14 @@ def test_what_a_commit_read_from_is_free_at_once(place: Place, key: KeySource | 
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_the_jobs_figures_are_in_the_record_and_older_records_have_none(place: Place):
+    lineage = Lineage(place.open(), "train", None)
+    record = commit(acquire(lineage), replace(sample("c1"), metrics={"loss": 0.25}))
+    assert record.metrics == {"loss": 0.25}
+    (found,) = Lineage(place.open(), "train", None).checkpoints()
+    assert found.metrics == {"loss": 0.25}
+    older = heads.record_to_json(record)
+    del older["metrics"]
+    assert heads.record_from_json(older) == replace(record, metrics={})
