@@ -46,7 +46,7 @@ def find_hooks(
     specs = gathered(settings.specs, settings.tables, settings.environ)
     if settings.folder:
         specs.insert(0, Spec(str(settings.folder), {}, str(settings.folder)))
-    return Discovery(cwd, environment, launcher(helper)).hooks(specs)
+    return Discovery(settings.where or cwd, cwd, environment, launcher(helper)).hooks(specs)
 
 
 def cuda_standby(

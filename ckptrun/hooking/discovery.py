@@ -47,12 +47,16 @@ class Discovery:
     """Turns specs into hooks.
 
     Args:
-        cwd: what relative paths start from, and where modules are looked for.
+        where: what relative paths start from.
+        cwd: where hooks run, and modules are looked for.
         environment: what hooks get; a module is looked for with it.
         launcher: see `runner.run`.
     """
 
-    def __init__(self, cwd: Path, environment: Mapping[str, str], launcher: Sequence[str]) -> None:
+    def __init__(
+        self, where: Path, cwd: Path, environment: Mapping[str, str], launcher: Sequence[str]
+    ) -> None:
+        self._where = where
         self._cwd = cwd
         self._environment = environment
         self._launcher = launcher
@@ -69,7 +73,7 @@ class Discovery:
 
     def _found(self, spec: Spec) -> Iterator[Hook]:
         common = options.split(spec)
-        path = self._cwd / Path(spec.target).expanduser()
+        path = self._where / Path(spec.target).expanduser()
         if spec.target in self._ready:
             yield described(self._ready[spec.target], spec, common)
         elif path.is_dir() and (path / HOOK_FILE).is_file():

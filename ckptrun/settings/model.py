@@ -75,12 +75,14 @@ class HookSettings:
         specs: as given with ``--hook``.
         tables: options by SPEC, from the file.
         folder: ``hooks.d`` beside the file; None if there is none.
+        where: the directory that paths are relative to: where ckptrun was started, also when a job runs elsewhere.
         environ: ckptrun's environment, where values ``$NAME`` come from.
     """
 
     specs: tuple[str, ...] = ()
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     folder: Path | None = None
+    where: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:

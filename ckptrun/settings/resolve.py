@@ -127,7 +127,7 @@ def _hooks(sources: Sources, environ: Mapping[str, str], cwd: Path) -> HookSetti
     folder = cwd / HOOKS_FOLDER
     used = (cwd / FILE_NAME).exists() and folder.is_dir()
     return HookSettings(
-        sources.many("hook", str), sources.hook_tables, folder if used else None, dict(environ)
+        sources.many("hook", str), sources.hook_tables, folder if used else None, cwd, dict(environ)
     )
 
 

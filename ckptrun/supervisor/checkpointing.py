@@ -140,6 +140,11 @@ class Checkpointer:
         self._copies.add(staged)
         self._tools.post(DumpFinished(time.monotonic(), command.id, staged.frozen_seconds, size, retried))
 
+    @property
+    def reins(self) -> Reins:
+        """Those of the dump that was begun last."""
+        return self._reins
+
     def release(self) -> None:
         """Let a held job run on."""
         self._reins.release()

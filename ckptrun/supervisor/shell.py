@@ -241,11 +241,12 @@ class Shell:
 
     def _kill(self, incarnation: Incarnation) -> None:
         """Kill an incarnation; a dump that holds its job then ends, and its hooks with it."""
+        reins = self._parts.checkpointer.reins  # not those of a dump of the next incarnation
 
         def work() -> None:
             incarnation.destroy()
             if incarnation.ended.wait(KILLED_SECONDS):
-                self._parts.checkpointer.release()
+                reins.release()
 
         self._worker("kill", work)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from support.as_user import UNNAMED
 from support.run import COMMITTED, RESTORED
 
 from ckptrun.hooking import options
@@ -243,7 +246,9 @@ def test_a_hook_does_not_outlive_a_killed_ckptrun(lab: Lab, hook: Callable[..., 
 
 
 def test_a_stop_takes_its_checkpoint_with_the_hooks_and_ends_with_them(lab: Lab, hook: Callable[..., str]):
-    run = lab.start(*JOB, options=("--hook", hook()))
+    run = lab.start(
+        *JOB, options=("--hook", hook(), "--grace", "10m")
+    )  # which the held dump does not wait for
     run.job_pid()
     run.until("staging", lambda: run.status()["staging_bytes"])
     run.process.terminate()
@@ -273,3 +278,56 @@ def test_a_hook_gets_no_secret_of_ckptruns(lab: Lab, hook: Callable[..., str]):
     assert environment["MINE"] == "here"
     assert environment["CKPTRUN_PHASE"] == "on-exit"
     assert contexts(lab)[-1]["options"] == {"token": "for the hook"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
+def test_an_ordinary_users_hooks_run_as_that_user(ordinary: Lab):
+    path = ordinary.work / "tell"
+    path.write_text('#!/bin/sh\necho "$CKPTRUN_PHASE $(id -u)" >> told\n')
+    path.chmod(0o755)
+    ordinary.hold()
+    run = ordinary.start(*JOB, options=("--hook", "./tell"))
+    run.checkpoint()
+    assert run.finish().code == 0
+    told = (ordinary.work / "told").read_text().splitlines()
+    assert told == [f"{phase} {UNNAMED}" for phase in (*CHECKPOINT, "post-commit", "on-exit")]
+
+
+def test_a_rollback_that_the_job_asks_for_is_a_failure_with_its_reason(lab: Lab, hook: Callable[..., str]):
+    code = """
+import pathlib, time
+from ckptrun import job
+print("ready", flush=True)
+while not pathlib.Path("go").exists(): time.sleep(0.01)
+if job.restores() == 0: job.rollback("the loss is no number")
+"""
+    run = lab.start(sys.executable, "-c", code, options=("--hook", hook()))
+    run.prints("ready")
+    run.checkpoint()
+    (lab.work / "go").touch()
+    assert run.wait().code == 0
+    (cause,) = [given["cause"] for given in contexts(lab) if given["phase"] == "on-failure"]
+    assert cause["kind"] == "rollback"
+    assert "the loss is no number" in cause["text"]
+
+
+def test_a_restore_of_choice_takes_hooks_from_where_it_is_started(lab: Lab, hook: Callable[..., str]):
+    run = lab.start(*JOB)
+    name = run.checkpoint()
+    run.kill_supervisor()
+    hook()
+    lab.release()
+    argv = lab.argv(
+        "restore", lab.name, "--store", lab.store, "--at", name, "--hook", "./hook", "--interval", "off"
+    )
+    done = subprocess.run(
+        argv,
+        cwd=lab.folder / "hooks",
+        env=lab.env,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert phases(lab) == ["pre-restore", "post-restore", "on-exit"]
+    assert {given["job"]["cwd"] for given in contexts(lab)} == {str(lab.work)}

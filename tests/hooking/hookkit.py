@@ -48,7 +48,9 @@ class Parts:
         self.events: list[dict[str, Any]] = []
         self.now = 0.0
         self.environment = {"PATH": os.environ["PATH"]}
-        found = Discovery(cwd, self.environment, LAUNCHER).hooks(gathered(specs, tables or {}, os.environ))
+        found = Discovery(cwd, cwd, self.environment, LAUNCHER).hooks(
+            gathered(specs, tables or {}, os.environ)
+        )
         around = Surroundings("train", "run-1", ("python", "train.py"), str(cwd), self.environment)
         self.hooks = Hooks(
             found,
