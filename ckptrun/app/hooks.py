@@ -60,7 +60,7 @@ def cuda_standby(
         from ckptrun.hooking.discovery import Discovery  # noqa: PLC0415 -- as above
         from ckptrun.hooking.spec import Spec  # noqa: PLC0415 -- as above
 
-        (hook,) = Discovery(cwd, environment, launcher(helper)).hooks([Spec(CUDA, {}, CUDA)])
+        (hook,) = Discovery(cwd, cwd, environment, launcher(helper)).hooks([Spec(CUDA, {}, CUDA)])
         return hook
 
     return Standby(CUDA, in_use, make)

@@ -69,7 +69,11 @@ class Checkpointer:
     def take(self, command: TakeCheckpoint, incarnation: Incarnation) -> None:
         """Take a checkpoint and post how it went."""
         slot: Slot | None = None
-        hooks = self._tools.hooks.checkpoint(command, incarnation)
+        try:
+            hooks = self._tools.hooks.checkpoint(command, incarnation)
+        except Exception as error:  # noqa: BLE001 - a dump is answered, whatever a hook that is to join lacks
+            self._give_up(command, incarnation, error)
+            return
         order = Order(
             command,
             incarnation,
@@ -104,8 +108,13 @@ class Checkpointer:
             return  # a held job was killed or released after its dump had been reported
         if slot:
             self._arena.give(slot)
-        now, checkpoint = time.monotonic(), order.command.id
-        if order.incarnation.dead():  # whatever was noticed of it, CRIU's words or ours, is a consequence
+        self._give_up(order.command, order.incarnation, error)
+
+    def _give_up(self, command: TakeCheckpoint, incarnation: Incarnation, error: Exception) -> None:
+        """Post that no checkpoint came of it, and why."""
+        reason = str(error) if isinstance(error, CkptrunError) else repr(error)
+        now, checkpoint = time.monotonic(), command.id
+        if incarnation.dead():  # whatever was noticed of it, CRIU's words or ours, is a consequence
             self._tools.post(DumpFailed(now, checkpoint, JOB_ENDED, job_ended=True))
             return
         self._tools.keep_log("dump", checkpoint)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.restart import words
-from ckptrun.errors import HookError
+from ckptrun.errors import CkptrunError, HookError
 from ckptrun.hooking.contract import CLOSES, Checkpoint, Occasion, Phase
 from ckptrun.hooking.phases import Hooks
 
@@ -64,9 +64,17 @@ class RunsHooks:
         return self._around(Phase.PRE_RESTORE, incarnation, checkpoint, facts.hooks)
 
     def _join(self, standby: Standby) -> None:
-        """Have a hook that stood by take part for the rest of the run."""
+        """Have a hook that stood by take part for the rest of the run.
+
+        Raises:
+            HookError: it cannot; an older checkpoint would not help.
+        """
+        try:
+            hook = standby.make()
+        except CkptrunError as error:
+            raise HookError(str(error)) from error
         self._standby = None
-        self._hooks.add(standby.make())
+        self._hooks.add(hook)
 
     def remember(self, checkpoint: Checkpoint, data: Mapping[str, dict[str, Json]]) -> None:
         """Note what is stored with a checkpoint of this run, for its commit."""
