@@ -31,7 +31,7 @@ class Gpu:
     Args:
         uuid: such as ``GPU-8932f937-d72c-4106-c12f-20bd9faed9f6``.
         model: its name.
-        device: its device file, such as ``nvidia0``.
+        device: its device file, such as ``nvidia0``; empty if that is not known.
     """
 
     uuid: str
@@ -64,6 +64,9 @@ def this_machine(folder: Path = FOLDER) -> Gpus:
         folder: where the driver tells of itself.
     """
     version = _VERSION.search(_read(folder / "version"))
+    if version is None and folder == FOLDER:  # some containers have the devices without it
+        rows = [row for row in ask("--query-gpu=driver_version,uuid,name") if len(row) == 3]
+        return Gpus(rows[0][0] if rows else "", tuple(Gpu(uuid, model, "") for _, uuid, model in rows))
     found = []
     with contextlib.suppress(OSError):
         for place in sorted((folder / "gpus").iterdir()):
