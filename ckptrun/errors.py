@@ -13,6 +13,9 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     │   ├── StoreFullError          73  no space, quota
     │   ├── PreconditionError       73  a conditional write lost: someone else wrote
     │   └── CorruptError            73  bytes that do not authenticate, or do not parse
+    ├── LedgerError                 73  the effect ledger cannot be used
+    │   ├── LedgerUnavailableError  73  no answer: worth another try
+    │   └── LedgerLostError         73  it does not know what a checkpoint's memory has done, and was required to
     ├── NoCheckpointError           74  no checkpoint could be restored
     ├── PermissionMissingError      77  not permitted
     ├── ConfigurationError          78  bad configuration
@@ -94,6 +97,20 @@ class PreconditionError(StoreError):
 
 class CorruptError(StoreError):
     """Stored bytes do not authenticate or do not parse."""
+
+
+class LedgerError(CkptrunError):
+    """The effect ledger cannot be used."""
+
+    exit_code = 73
+
+
+class LedgerUnavailableError(LedgerError):
+    """The effect ledger did not answer; another try may help."""
+
+
+class LedgerLostError(LedgerError):
+    """The effect ledger lacks entries that a checkpoint's memory counts on."""
 
 
 class NoCheckpointError(CkptrunError):

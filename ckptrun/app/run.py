@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.app.beginning import Beginning
 from ckptrun.app.command import check_command
+from ckptrun.app.effects import check_ledger, wanted_ledger
 from ckptrun.app.hooks import cuda_standby, find_hooks, launcher
 from ckptrun.app.identity import command_facts
 from ckptrun.capsule import helper as helpers
@@ -37,6 +38,7 @@ from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.jobcalls import JobCalls
+from ckptrun.supervisor.ledger import Effects
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
 from ckptrun.supervisor.rendezvous import Rendezvous
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
     from ckptrun.capsule.capsule import Capsule
     from ckptrun.settings import RunSettings
+    from ckptrun.store.repository import Writer
 
 RESERVE_BYTES = 64 << 20
 """A directory store's disk keeps this much free: a full disk hurts the job more than a missed checkpoint."""
@@ -92,9 +95,11 @@ class _Run:
         self.network = Network(settings.tcp, self.reader)
         self.helper = helpers.find()
         self.command = command_facts(settings.command, settings.cwd)
+        check_ledger(settings)
         self.hooks = find_hooks(settings.hooks, settings.environment, settings.cwd, self.helper)
         _make_own(settings.run_dir)
         self.started = time.time()
+        self.finished: bool | None = None
         self.lingers: Callable[[], bool] = lambda: False
 
     def run(self) -> int:
@@ -108,14 +113,9 @@ class _Run:
             if writer:
                 writer.release()
             raise
-        if settings.withheld:
-            names = ", ".join(settings.withheld)
-            notes.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
-        if settings.uncapped:
-            names = ", ".join(settings.uncapped)
-            notes.append(f"{names}: set already, so --portable-cpu leaves them as they are")
-        for note in notes:
+        for note in (*notes, *_notices(settings)):
             self.speaker.say(note)
+        self.finished = _ended_well(writer)
         shell = Shell(self._config(), grace=settings.grace, forward_usr1=settings.forward_usr1)
         place = workplace.make(dict(os.environ))
         diary = EventLog(settings.run_dir / FILE_NAME)
@@ -133,6 +133,7 @@ class _Run:
         try:
             vault.start(run)
             finish = shell.run(parts, plan)
+            parts.effects.finish(well=finish.state is RunState.FINISHED)
             ended = replace(run, state=finish.state, exit=finish.exit, ended=time.time())
             vault.close(ended)
             beginning.mark(finished=finish.state is RunState.FINISHED)
@@ -141,6 +142,7 @@ class _Run:
             shell.tell_end()
             server.close()
             parts.channel.close()
+            parts.effects.close()
             parts.arena.close()
             diary.close()
             shutil.rmtree(place, ignore_errors=True)
@@ -196,6 +198,13 @@ class _Run:
             opened,
             meeting.shared,
         )
+        effects = Effects(
+            wanted_ledger(settings, self.privilege, vault, self.finished, meeting.shared[rendezvous.SDK]),
+            shell,
+            copies,
+            self._note,
+            diary.emit,
+        )
         tools = Tools(
             self.criu,
             self.reader,
@@ -214,6 +223,7 @@ class _Run:
                 self._hooks(vault, diary),
                 cuda_standby(self.hooks, settings.environment, settings.cwd, self.helper),
             ),
+            effects,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
@@ -242,6 +252,7 @@ class _Run:
                 {file.key: file.data for file in stored.files},
             )
 
+        effects.attach(channel)
         restorer = Restorer(tools, folders, fetch, shell.open_capsule)
         return Parts(
             job,
@@ -256,6 +267,7 @@ class _Run:
             self.speaker,
             channel,
             tools.hooks,
+            effects,
             calls,
         )
 
@@ -284,6 +296,25 @@ class _Run:
         if free >= size + RESERVE_BYTES:
             return ""
         return f"the store's disk is nearly full: {free >> 20} MiB free, the job has {size >> 20} MiB"
+
+
+def _notices(settings: RunSettings) -> list[str]:
+    """Return what to tell the user about the job's environment."""
+    notices = []
+    if settings.withheld:
+        names = ", ".join(settings.withheld)
+        notices.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
+    if settings.uncapped:
+        names = ", ".join(settings.uncapped)
+        notices.append(f"{names}: set already, so --portable-cpu leaves them as they are")
+    return notices
+
+
+def _ended_well(writer: Writer | None) -> bool | None:
+    """Return whether the run before this one ended well; None if nobody knows."""
+    if writer is None or writer.previous is None:
+        return None
+    return writer.previous.state is RunState.FINISHED
 
 
 def _make_own(folder: Path) -> None:

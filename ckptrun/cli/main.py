@@ -32,6 +32,7 @@ COMMANDS = {
     "files": ("listing", "List a checkpoint's files, and what rollbacks set aside."),
     "verify": ("listing", "Read every chunk of the checkpoints back."),
     "events": ("listing", "Tell what happened, one JSON object a line."),
+    "effects": ("effects", "List what a lineage has done to the world outside."),
     "hooks": ("hooks", "List hooks, or try one without a run."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
@@ -39,7 +40,7 @@ COMMANDS = {
 """Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
 
 NOT_BUILT_COMMANDS = frozenset({
-    "gc", "pin", "unpin", "rm", "diff", "effects", "report", "bench",
+    "gc", "pin", "unpin", "rm", "diff", "report", "bench",
 })  # fmt: skip
 """Subcommands of the contract to come: their names are taken, so that no program is run in their place."""
 

@@ -14,7 +14,7 @@ from ckptrun.settings.names import check_name
 from ckptrun.settings.sources import NOT_BUILT, OPTIONS, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from ckptrun.settings import StoreSettings
 
@@ -38,6 +38,11 @@ _RUN = {
     "interval": ("T", "30s, 5m, off, or auto: after 30 s, then as seldom as they are costly. Default: auto."),
     "keep": ("SPEC", "How many checkpoints stay. Default: last=3."),
     "preserve": ("PATH", "Roll this file or folder back as a whole. Repeatable."),
+    "ledger": (
+        "URL",
+        "Where the job's effects are recorded: sqlite:///path, postgresql://, redis://. Default: a file of the run's.",
+    ),
+    "require-ledger": ("", "Refuse to restore where the ledger lacks what the checkpoint counts on."),
     "hook": (
         "SPEC",
         "A ready-made hook's name, a file, a folder, or module:function; options as ?name=value. Repeatable.",
@@ -85,7 +90,7 @@ def run_options(function: F) -> F:
 def restore_options(function: F) -> F:
     """Add those options of ``run`` that a restore has too."""
     shared = {name: help_ for name, help_ in _RUN.items() if name not in _ONE_RUN_ONLY}
-    return _added(_added(_voice(_refusals(function)), _STORE), shared)
+    return _added(_added(_voice(_refusals(function, {"dry-run"})), _STORE), shared)
 
 
 def json_option(function: F) -> F:
@@ -135,9 +140,11 @@ def _voice(function: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="Say only what goes wrong.")(function)
 
 
-def _refusals(function: F) -> F:
+def _refusals(function: F, built: Collection[str] = ()) -> F:
     """Add the options that are not built yet, hidden: settings refuse them by name."""
     for name, shape in NOT_BUILT.items():
+        if name in built:
+            continue
         function = _option(name, shape, "X", "", hidden=True)(function)
     return function
 

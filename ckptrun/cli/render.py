@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 _NONE = "-"
 _WIDE = 10_000
+_REWINDING = {
+    "keep": "stays, a replay gets its result",
+    "settle": "stays unsettled, a replay finds out",
+    "pend": "undone, unless a replay claims it",
+    "cancel": "not sent, a replay queues it again",
+    "reclaim": "counts again",
+    "missing": "was undone, the job counts on it",
+}
 _STYLES = {
     "running": "green",
     "finished": "green",
@@ -62,6 +70,33 @@ def lineages(rows: Sequence[Mapping[str, Any]]) -> None:
             )
             for row in rows
         ],
+    )
+
+
+def effects(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the effects of a lineage."""
+    _table(
+        ("KEY", "KIND", "STATE", "CHECKPOINT", "INCARNATION"),
+        [
+            (
+                row["key"],
+                row["kind"],
+                f"{row['state']}, pending" if row["pending"] else row["state"],
+                row["checkpoint"],
+                row["incarnation"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def rewinding(value: Mapping[str, Any]) -> None:
+    """Print what a restore would mean for the effects of a job."""
+    pairs({key: item for key, item in value.items() if key != "effects"})
+    _console().print()
+    _table(
+        ("WHAT", "KEY", "KIND", "STATE"),
+        [(_REWINDING[row["action"]], row["key"], row["kind"], row["state"]) for row in value["effects"]],
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
-from ckptrun.settings.resolve import resolve_hooks, resolve_run, resolve_store
+from ckptrun.settings.resolve import resolve_hooks, resolve_ledger, resolve_run, resolve_store
 
 __all__ = [
     "HookSettings",
@@ -22,6 +22,7 @@ __all__ = [
     "adopt_store_credentials",
     "job_environment",
     "resolve_hooks",
+    "resolve_ledger",
     "resolve_run",
     "resolve_store",
 ]

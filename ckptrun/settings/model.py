@@ -116,6 +116,8 @@ class RunSettings:
         require_store: refuse to run while the store cannot be reached.
         tcp: what becomes of open TCP connections at a restore.
         hooks: see `HookSettings`.
+        ledger: URL of the effect ledger; empty for a file in the run's directory.
+        require_ledger: refuse to restore where the ledger lacks what the checkpoint counts on.
         at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
     """
@@ -152,6 +154,8 @@ class RunSettings:
     log_format: LogFormat = LogFormat.TEXT
     labels: Mapping[str, str] = field(default_factory=dict)
     hooks: HookSettings = field(default_factory=HookSettings)
+    ledger: str = ""
+    require_ledger: bool = False
     at: str | None = None
     verbosity: int = 0
 

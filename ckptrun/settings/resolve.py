@@ -107,6 +107,8 @@ def resolve_run(
         log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
         labels=dict(sources.many("label", _label)),
         hooks=_hooks(sources, environ, cwd),
+        ledger=sources.value("ledger", str, ""),
+        require_ledger=sources.flag("require-ledger"),
         verbosity=_verbosity(sources),
     )
 
@@ -121,6 +123,15 @@ def resolve_hooks(
     """
     sources = Sources(given, environ, read_document(cwd))
     return _hooks(sources, environ, cwd), job_environment(environ)
+
+
+def resolve_ledger(given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> str:
+    """Return the URL of the effect ledger that is named, without a run; empty if none is.
+
+    Raises:
+        UsageError, ConfigurationError: see `resolve_run`.
+    """
+    return Sources(given, environ, read_document(cwd)).value("ledger", str, "")
 
 
 def _hooks(sources: Sources, environ: Mapping[str, str], cwd: Path) -> HookSettings:

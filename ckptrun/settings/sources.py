@@ -40,6 +40,8 @@ OPTIONS: dict[str, Shape] = {
     "keep": Shape.VALUE,
     "preserve": Shape.MANY,
     "hook": Shape.MANY,
+    "ledger": Shape.VALUE,
+    "require-ledger": Shape.FLAG,
     "journal-limit": Shape.VALUE,
     "restart": Shape.VALUE,
     "max-restarts": Shape.VALUE,

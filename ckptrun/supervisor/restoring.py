@@ -21,7 +21,10 @@ from ckptrun.criu import engine, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
     CorruptError,
+    FencedError,
     HookError,
+    LedgerLostError,
+    LedgerUnavailableError,
     RestoreError,
     StoreFullError,
     StoreUnreachableError,
@@ -118,8 +121,8 @@ class Restorer:
                     str(error),
                     corrupt=isinstance(error, CorruptError),
                     transient=isinstance(error, StoreUnreachableError | StoreFullError),
-                    unfit=isinstance(error, UnfitError | StoreFullError),
-                    aborted=isinstance(error, HookError),
+                    unfit=isinstance(error, UnfitError | StoreFullError | LedgerLostError),
+                    aborted=isinstance(error, HookError | LedgerUnavailableError | FencedError),
                 )
             )
         except Exception as error:  # noqa: BLE001 - an older checkpoint may still do
@@ -146,6 +149,8 @@ class Restorer:
         self._inherit(facts, incarnation)
         self._hooks = tools.hooks.restore(command, incarnation, facts, images.created)
         self._hooks.open(lambda: incarnation.condemned)
+        if tools.effects:
+            tools.effects.restoring(command.incarnation, facts.channel)
         cut = self._bring_back(command, incarnation, images)
         self._hooks.close()
         return time.time() - images.created, cut

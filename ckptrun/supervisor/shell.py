@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.checkpointing import Checkpointer
     from ckptrun.supervisor.hooks import RunsHooks
     from ckptrun.supervisor.jobcalls import JobCalls
+    from ckptrun.supervisor.ledger import Effects
     from ckptrun.supervisor.restoring import Restorer
     from ckptrun.supervisor.staged import LocalCopies
     from ckptrun.supervisor.vault import Vault
@@ -65,6 +66,7 @@ class Parts:
     speaker: Speaker
     channel: Channel
     hooks: RunsHooks
+    effects: Effects
     calls: JobCalls
 
 
@@ -170,6 +172,7 @@ class Shell:
     def _step(self, event: e.Event) -> None:
         self.state, commands = step(self.state, event)
         self._parts.channel.observe(event)
+        self._parts.effects.observe(event)
         if isinstance(event, e.JobStarted | e.RestoreSucceeded):
             self._warm_up()
         for command in commands:
@@ -258,6 +261,7 @@ class Shell:
 
     def _start_fresh(self, number: int) -> None:
         incarnation = self._new_incarnation(number)
+        self._parts.effects.fresh(number)
         try:
             incarnation.open(self._parts.helper)
             incarnation.start_fresh()

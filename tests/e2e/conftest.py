@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support import as_user
 from support.as_user import NOBODY, UNNAMED
+from support.postgres import postgres_server
 from support.run import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["postgres_server"]
 
 QUIET = ("--interval", "off")
 

@@ -166,7 +166,6 @@ def test_secrets_stay_out_of_the_jobs_environment(
         ["stop", "nobody"],
         ["events", "nobody", "--follow", "--json"],
         ["restore", "n", "--paused"],
-        ["restore", "n", "--dry-run"],
         ["doctor", "--pid", "me"],
         ["doctor", "--pid", "999999999"],
         ["doctor", "--pid", "1", "--fix"],

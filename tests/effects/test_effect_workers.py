@@ -1,0 +1,139 @@
+"""Undos and senders run in a process of their own: what they get, how they fail, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from ckptrun.effects import worker
+from ckptrun.effects.model import Entry, Kind, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = """
+import asyncio, os, subprocess, sys, time
+from pathlib import Path
+
+def note(*words, **named):
+    with open("notes", "a") as file:
+        print(*words, sorted(named.items()), file=file)
+
+def plain(*args, **kwargs):
+    note(*args, **kwargs)
+
+def knowing(seat, key, result, row="a"):
+    note(seat, key, result, row, os.environ.get("COLOUR"), os.getcwd())
+
+async def slowly(seat):
+    await asyncio.sleep(0)
+    note("async", seat)
+
+class Desk:
+    @staticmethod
+    def close(seat):
+        note("desk", seat)
+
+def fails():
+    print("on the way")
+    raise ValueError("no way back")
+
+def hangs():
+    child = subprocess.Popen(["sleep", "600"])
+    note(os.getpid(), child.pid)
+    time.sleep(600)
+
+def dies():
+    sys.stderr.write("about to die\\n")
+    sys.stderr.flush()
+    os._exit(3)
+
+def leaves():
+    note(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
+
+if __name__ == "__main__":
+    note("main ran")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "outside.py").write_text(MODULE)
+    return tmp_path
+
+
+def run(folder: Path, function: str, *args: Any, seconds: float = 60.0, **more: Any) -> str:
+    place = {"executable": sys.executable, "path": [str(folder)], "cwd": str(folder), "script": None}
+    call = {"function": function, "args": list(args), "kwargs": {}, "place": {**place, **more}}
+    entry = Entry(1, "k1", Kind.COMPENSABLE, 1, State.UNDOING, call=call, result={"value": "r1"})
+    return worker.run(
+        entry, worker.Surroundings({"COLOUR": "blue", "PATH": os.environ["PATH"]}, "/"), seconds
+    )
+
+
+def notes(folder: Path) -> list[str]:
+    return (folder / "notes").read_text().splitlines()
+
+
+def test_it_gets_its_arguments_the_key_the_result_and_the_jobs_surroundings(folder: Path):
+    assert run(folder, "outside:plain", 1, "x") == ""
+    assert run(folder, "outside:knowing", 4) == ""
+    assert notes(folder) == ["1 x []", f"4 k1 r1 a blue {folder} []"]
+
+
+def test_it_may_be_async_or_inside_a_class(folder: Path):
+    assert run(folder, "outside:slowly", 1) == ""
+    assert run(folder, "outside:Desk.close", 2) == ""
+    assert notes(folder) == ["async 1 []", "desk 2 []"]
+
+
+def test_a_function_of_the_jobs_script_is_found_and_its_main_part_is_not_run(folder: Path):
+    assert run(folder, "__main__:plain", 5, script=str(folder / "outside.py")) == ""
+    assert notes(folder) == ["5 []"]
+
+
+def test_why_it_failed_is_said(folder: Path):
+    assert run(folder, "outside:fails") == "ValueError: no way back"
+    assert "no_such" in run(folder, "outside:no_such")
+    assert "nowhere" in run(folder, "nowhere:x")
+    assert run(folder, "outside:dies") == "it ended with 3: about to die"
+    assert "could not be started" in run(folder, "outside:plain", executable="/no/python")
+
+
+def test_one_that_hangs_is_killed_with_all_it_started(folder: Path):
+    assert run(folder, "outside:hangs", seconds=1.5) == "it took longer than 1.5 s and was killed"
+    pids = [int(word) for word in notes(folder)[0].split()[:2]]
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_it_leaves_behind_does_not_hold_it_up(folder: Path):
+    assert run(folder, "outside:leaves", seconds=60) == ""
+    psutil.Process(int(notes(folder)[0].split()[0])).kill()
+
+
+@pytest.mark.parametrize("name", ["python3.8", "python3.9", "python3.10", "python3.12", "python3.13"])
+def test_it_runs_in_the_jobs_interpreter(folder: Path, name: str):
+    found = (
+        subprocess.run(
+            [name, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False
+        )
+        if _which(name)
+        else None
+    )
+    if found is None or found.returncode:
+        pytest.skip(f"no {name}")
+    assert run(folder, "outside:plain", name, executable=found.stdout.strip()) == ""
+    assert notes(folder) == [f"{name} []"]
+
+
+def _which(name: str) -> bool:
+    return any(os.access(f"{place}/{name}", os.X_OK) for place in os.environ["PATH"].split(os.pathsep))
