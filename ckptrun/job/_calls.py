@@ -71,20 +71,35 @@ def heartbeat(within: float | None = None) -> None:
         within: seconds in which the next heartbeat comes. From the first one that says so, a job that keeps silent
             for longer, while it is not frozen, hangs: it is killed and restored. None leaves that as it is.
     """
-    global _beaten  # noqa: PLW0603 - one clock for each process
     if within is not None and not (within > 0 and math.isfinite(within)):
         raise UsageError(f"heartbeat(within={within!r}) is not a time in seconds")
+    _beat(within)
+    _safepoint.safe_point()
+
+
+def _beat(within: float | None) -> None:
+    """Send a heartbeat, unless one was sent just now."""
+    global _beaten  # noqa: PLW0603 - one clock for each process
     now, pid = time.monotonic(), os.getpid()
     sent, promised, by = _beaten
     promise = promised if within is None else within
     slack = min(promise / 10, BEAT_SECONDS) if promise else BEAT_SECONDS
     due = by != pid or promise != promised or now - sent >= slack
-    if due and _channel.under_ckptrun() and _channel.post(_beat(within, slack)):
+    if due and _channel.under_ckptrun() and _channel.post(_datagram(within, slack)):
         _beaten = (now, promise, pid)
-    _safepoint.safe_point()
 
 
-def _beat(within: float | None, slack: float) -> bytes:
+def _keep_promise() -> None:
+    """Beat for a process that waits for ckptrun, if it has promised to: it does not hang."""
+    _, promised, by = _beaten
+    if promised and by == os.getpid():
+        _beat(None)
+
+
+_channel.while_waiting.append(_keep_promise)
+
+
+def _datagram(within: float | None, slack: float) -> bytes:
     """Return the datagram of a heartbeat; it is made once for each promise."""
     global _encoded  # noqa: PLW0603
     key, data = _encoded

@@ -19,7 +19,7 @@ from ckptrun.job._errors import NotUnderCkptrunError, UnavailableError, UsageErr
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any
+    from typing import Any, Callable
 
 SOCKET = _page.HOME + "/notify/socket"
 REPLIES = _page.HOME + "/notify/r"
@@ -34,6 +34,9 @@ CROWDED_PAUSE = 0.01
 """Seconds before a request is sent again that found ckptrun's queue full."""
 UNREACHABLE_SECONDS = 30.0
 """How long a request is tried at a socket that nobody reads."""
+
+while_waiting: list[Callable[[], None]] = []
+"""Called now and then by whoever waits for a reply."""
 
 _numbers = itertools.count(1)
 _notices: socket.socket | None = None
@@ -184,6 +187,8 @@ def _exchange(box: _Mailbox, data: bytes, do: str, deadline: float | None) -> di
         while now < again and (deadline is None or now < deadline):
             soonest = again if deadline is None else min(again, deadline)
             reply = box.take(min(soonest - now, GLANCE))
+            for call in while_waiting:
+                call()
             page = _page.read()
             if not page.same_life(asked):  # the request was frozen, and nobody knows of it any more
                 if do == "checkpoint":

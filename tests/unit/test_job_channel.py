@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptrun.core.events import Begin, Candidate, Committed, JobStarted, Resume
-from ckptrun.job import _channel, _page, environment
+from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
 from ckptrun.supervisor.channel import Asked, Channel
 from ckptrun.supervisor.rendezvous import Rendezvous, job_environment
@@ -208,6 +208,18 @@ def test_a_checkpoint_that_a_restore_comes_upon_has_succeeded(meeting: Meeting):
     meeting.channel.begin(2, "a-0007", {})
     thread.join(30)
     assert replies[0]["checkpoint"] == "a-0007"
+
+
+def test_a_process_that_waits_for_a_reply_keeps_its_promise_of_heartbeats(meeting: Meeting):
+    beats = threading.Semaphore(0)
+    meeting.start(slow=meeting.take, heartbeat=lambda _asked: beats.release())
+    heartbeat(within=0.5)
+    thread = threading.Thread(target=lambda: _channel.request("slow"))
+    thread.start()
+    assert all(beats.acquire(timeout=30) for _ in range(4))
+    meeting.wait(1)[0].reply()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

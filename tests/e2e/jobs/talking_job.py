@@ -54,9 +54,8 @@ def rolling_back() -> None:
 
 def promising() -> None:
     """Promise a heartbeat, and give none after the checkpoint but in the end."""
-    job.checkpoint()
-    job.heartbeat(within=6)
-    job.checkpoint(wait=True)
+    job.heartbeat(within=3)
+    job.checkpoint(wait=True)  # however long that takes
     say("restores", job.restores())
     if job.restores() < 2:
         until_released()
