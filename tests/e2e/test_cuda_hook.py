@@ -33,11 +33,14 @@ def hook(standin: Standin) -> str:
     return "cuda?" + "&".join(f"{name}={value}" for name, value in options.items())
 
 
+def command(standin: Standin, memory: int) -> tuple[str, ...]:
+    players = (standin.command(token, steps=STEPS, gpus=[], memory=memory) for token in ("a", "b"))
+    return "sh", "-c", " & ".join(map(shlex.join, players)) + " & wait"
+
+
 def start(lab: Lab, standin: Standin, *options: str, memory: int) -> Run:
     """Start a job of two processes that compute."""
-    players = (standin.command(token, steps=STEPS, gpus=[], memory=memory) for token in ("a", "b"))
-    script = " & ".join(map(shlex.join, players))
-    run = lab.start("sh", "-c", f"{script} & wait", options=(*options, "--hook", hook(standin)))
+    run = lab.start(*command(standin, memory), options=(*options, "--hook", hook(standin)))
     run.until("both compute", lambda: run.stdout.data.count(b"ready") == 2)
     return run
 
@@ -87,3 +90,28 @@ def test_memory_that_a_gpu_brings_finds_room_although_it_was_not_there_before(la
     computes(run)
     size = next(event["memory_bytes"] for event in lab.events("checkpoint-staged") if event["id"] == name)
     assert size > 400 << 20
+
+
+def test_a_job_that_was_stopped_goes_on_computing(lab: Lab, standin: Standin):
+    run = start(lab, standin, memory=1 << 20)
+    run.event("job-started")
+    assert lab.ask("stop").code == 0
+    assert run.wait().code == 75
+    again = lab.start(*command(standin, 1 << 20), options=("--hook", hook(standin)))
+    again.event("job-restored")
+    computes(again)
+    assert standin.done() == ROUND
+
+
+GPU_IN_USE = (
+    "mount -t tmpfs none /dev && touch /dev/nvidiactl && exec 3</dev/nvidiactl && echo ready >&2; sleep 1000"
+)
+
+
+def test_the_hook_joins_by_itself_when_a_process_of_the_job_has_a_gpu_open(lab: Lab):
+    """One that is none: a file of that name. So all the hook can do is to refuse, by name."""
+    run = lab.start("unshare", "--mount", "sh", "-c", GPU_IN_USE)
+    run.says("ready")
+    asked = lab.ask("checkpoint", "--wait")
+    assert asked.code == 76
+    assert "hook cuda" in asked.err
