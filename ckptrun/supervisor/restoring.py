@@ -149,6 +149,8 @@ class Restorer:
         self._inherit(facts, incarnation)
         self._hooks = tools.hooks.restore(command, incarnation, facts, images.created)
         self._hooks.open(lambda: incarnation.condemned)
+        if incarnation.condemned:  # while hooks ran: files and effects stay as they are
+            raise RestoreError("the run is over")
         if tools.effects:
             tools.effects.restoring(command.incarnation, facts.channel)
         cut = self._bring_back(command, incarnation, images)

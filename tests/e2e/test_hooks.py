@@ -331,3 +331,26 @@ def test_a_restore_of_choice_takes_hooks_from_where_it_is_started(lab: Lab, hook
     assert done.returncode == 0, done.stderr
     assert phases(lab) == ["pre-restore", "post-restore", "on-exit"]
     assert {given["job"]["cwd"] for given in contexts(lab)} == {str(lab.work)}
+
+
+def test_a_stop_while_a_hook_runs_before_a_restore_leaves_the_files_and_closes_the_bracket(
+    lab: Lab, hook: Callable[..., str]
+):
+    spec = hook("""
+import time
+if phase == "pre-restore":
+    (kept / "waits").touch()
+    while not (kept / "go").exists(): time.sleep(0.01)
+""")
+    run = lab.start(*JOB, options=("--hook", spec))
+    run.checkpoint()
+    (lab.work / "log.txt").rename(lab.work / "kept")
+    run.kill_job()
+    run.until("the hook", (lab.folder / "hooks" / "waits").exists)
+    run.process.terminate()
+    run.event("run-ended")
+    (lab.folder / "hooks" / "go").touch()
+    assert run.wait().code == 75
+    assert phases(lab)[3:] == ["on-failure", "pre-restore", "post-restore", "on-exit"]
+    assert contexts(lab)[-2]["outcome"] == {"ok": False, "error": "the run is over"}
+    assert not (lab.work / "log.txt").exists()
