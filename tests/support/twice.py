@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def undisturbed(lab: Lab, *words: object) -> str:
     """Return what a Python job prints when it runs without ckptrun."""
     with tempfile.TemporaryDirectory() as folder:  # a short path: sockets lie there
+        Path(folder).chmod(0o755)  # for children that become somebody else
         Path(folder, "go").touch()
         done = subprocess.run(
             [sys.executable, *map(str, words)],

@@ -32,13 +32,28 @@ def state(name: str) -> str:
     return "gone"
 
 
-def fill(end: socket.socket) -> None:
+class Tally:
+    """Counts and digests bytes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self.count += len(data)
+        self._digest.update(data)
+
+    def __str__(self) -> str:
+        return f"{self.count} bytes {self._digest.hexdigest()[:8]}"
+
+
+def fill(end: socket.socket, sent: Tally) -> None:
     """Send until nothing more is taken, for so long that nothing moves any more."""
     end.setblocking(False)
     quiet = 0
     while quiet < 20:
         try:
-            end.send(PIECE)
+            sent.add(PIECE[: end.send(PIECE)])
             quiet = 0
         except BlockingIOError:
             quiet += 1
@@ -50,9 +65,11 @@ def act(word: str) -> None:
     name = word[0]
     end, operation = ends[name], word[1:]
     if operation == ">full":
-        fill(end)
+        fill(end, sent[name])
     elif operation[0] == ">":
-        end.sendall((PIECE * 100)[: int(operation[1:])])
+        data = (PIECE * 100)[: int(operation[1:])]
+        end.sendall(data)
+        sent[name].add(data)
     elif operation == ".shut":
         end.shutdown(socket.SHUT_WR)
     elif operation == ".close":
@@ -80,9 +97,16 @@ def silent(name: str) -> bool:
 
 
 def rest(name: str) -> str:
-    """Return what can still be read of an end, and how it ends."""
+    """Return what can still be read of an end, and how it ends; how much fits into a connection is the kernel's."""
+    got = Tally()
+    how = last(name, got)
+    whole = got.count and str(got) == str(sent["b" if name == "a" else "a"])
+    return f"{'all that was sent' if whole else got}, then {how}"
+
+
+def last(name: str, got: Tally) -> str:
+    """Read an end to its end, and return what that is."""
     end = ends[name]
-    digest, count = hashlib.sha256(), 0
     deadline = time.monotonic() + 10
     end.settimeout(0.1)
     while True:
@@ -90,16 +114,15 @@ def rest(name: str) -> str:
             data = end.recv(1 << 16)
         except TimeoutError:
             if silent(name):
-                return f"{count} bytes {digest.hexdigest()[:8]}, then silence"
-            if time.monotonic() < deadline:
-                continue
-            return f"{count} bytes {digest.hexdigest()[:8]}, then nothing for too long"
+                return "silence"
+            if time.monotonic() > deadline:
+                return "nothing for too long"
+            continue
         except OSError as error:
-            return f"{count} bytes {digest.hexdigest()[:8]}, then {type(error).__name__}"
+            return type(error).__name__
         if not data:
-            return f"{count} bytes {digest.hexdigest()[:8]}, then the end"
-        digest.update(data)
-        count += len(data)
+            return "the end"
+        got.add(data)
         deadline = time.monotonic() + 10
 
 
@@ -109,6 +132,7 @@ if ":" in host:
     assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 client = socket.create_connection(listener.getsockname()[:2])
 ends = {"a": client, "b": listener.accept()[0]}
+sent = {"a": Tally(), "b": Tally()}
 ports_of = {"a": client.getsockname()[1], "b": listener.getsockname()[1]}
 for word in words:
     act(word)
