@@ -122,6 +122,10 @@ def call_inside(name: str, phase: str, **fields: Any) -> Answer:
     """Do as `call`, but in this process: for programs that take long to start."""
     given = io.StringIO(json.dumps(context(phase, **fields)))
     out, err = io.StringIO(), io.StringIO()
-    with patch.object(sys, "stdin", given), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(sys, "path", [str(HOOKS / name), *sys.path]))
+        stack.enter_context(patch.object(sys, "stdin", given))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
         code = program(name).main()
     return Answer(code, out.getvalue(), err.getvalue())
