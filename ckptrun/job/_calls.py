@@ -6,7 +6,7 @@ import math
 import os
 import time
 
-from ckptrun.job import _channel, _page, _safepoint
+from ckptrun.job import _channel, _keys, _page, _safepoint
 from ckptrun.job._critical import inside_critical
 from ckptrun.job._errors import RefusedError, UsageError
 
@@ -34,7 +34,7 @@ def checkpoint(wait: bool = False) -> str | None:
 
     Raises:
         CheckpointFailedError: there is none; the job is unharmed.
-        UsageError: called inside `critical`, where no checkpoint can be taken.
+        UsageError: called inside `critical` or an effect, where no checkpoint can be taken.
     """
     if not _channel.under_ckptrun():
         return None
@@ -42,6 +42,8 @@ def checkpoint(wait: bool = False) -> str | None:
         raise UsageError(
             "checkpoint() inside critical() would wait for its own end", "take it after the section"
         )
+    if _keys.inside.get() is not None:
+        raise UsageError("checkpoint() inside an effect would wait for its end", "take it before or after it")
     reply = _channel.request("checkpoint", wait=bool(wait))
     _safepoint.safe_point()
     return str(reply["checkpoint"])

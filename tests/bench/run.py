@@ -30,7 +30,7 @@ from workbench import FULL, QUICK, Bench, SkipError
 if TYPE_CHECKING:
     from types import ModuleType
 
-NAMES = ("idle", "overhead", "start", "freeze", "restore", "journal", "hooks", "calls", "cost")
+NAMES = ("idle", "overhead", "start", "freeze", "restore", "journal", "hooks", "calls", "effects", "cost")
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 

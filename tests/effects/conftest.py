@@ -7,6 +7,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
+from support.charging import charging
 from support.postgres import PostgresServer, postgres_server
 from support.redis import RedisServer, redis_server
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ckptrun.effects.ledger import Ledger
 
-__all__ = ["postgres_server", "redis_server"]
+__all__ = ["charging", "postgres_server", "redis_server"]
 
 _lineages = itertools.count()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from effectkit import Supervisor, under
 
+from ckptrun import job
 from ckptrun.effects.ledger import open_ledger
 from ckptrun.effects.model import Entry, Mark, State
 from ckptrun.errors import LedgerUnavailableError as DownError
@@ -466,6 +467,12 @@ def test_a_dump_inside_an_effect_whose_time_is_over_spans_it(story: Story):
         "effect", op="end", key="a", token=entry.token, result={"value": "second"}
     )
     assert reply["result"] == {"value": "first"}
+
+
+@pytest.mark.usefixtures("story")
+def test_a_checkpoint_inside_an_effect_is_refused():
+    with pytest.raises(UsageError, match="inside an effect"):
+        effects.once("a", job.checkpoint)
 
 
 def test_decorators_name_the_effect_by_the_arguments(story: Story):
