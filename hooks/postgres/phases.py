@@ -105,6 +105,11 @@ def run(context: Context) -> Answer:
         return _PHASES[context.phase](context, Settings.of(context))
     except psycopg.errors.InsufficientPrivilege as error:
         raise HookFailedError(f"{first_line(error)}; the hook's README says which rights it needs") from None
+    except psycopg.errors.QueryCanceled:  # by the time we set ourselves
+        raise HookFailedError(
+            f"what is to be done in {context.phase} takes longer than the hook's time: raise its option timeout,"
+            " such as timeout=10m"
+        ) from None
     except psycopg.OperationalError as error:
         if context.phase in {"post-commit", "on-exit"}:  # nothing hangs on these
             raise HookFailedError(f"PostgreSQL: {first_line(error)}") from None

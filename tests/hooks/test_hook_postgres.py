@@ -2,114 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import signal
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jsonschema
 import psycopg
 import pytest
-from support import hook_programs
-from support.forked_hooks import call, start
-from support.hook_programs import context
-from support.postgres import PostgresServer
-from support.processes import PATIENCE, POLL_SECONDS
-
-import ckptrun.hooking
-
-SCHEMAS = Path(ckptrun.hooking.__file__).parent / "schema"
+from support.postgres_world import ORDERS, World, empty, work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.hook_programs import Answer
-
-ORDERS = """
-CREATE TABLE customers (id serial PRIMARY KEY, email text UNIQUE, updated timestamptz);
-CREATE TABLE orders (id serial PRIMARY KEY, customer int NOT NULL REFERENCES customers ON DELETE CASCADE,
-                     amount numeric(10,2), note text);
-INSERT INTO customers (email) VALUES ('a@example.com'), ('b@example.com');
-INSERT INTO orders (customer, amount) VALUES (1, 10), (1, 20.50), (2, 30);
-"""
-
-
-@dataclass
-class World:
-    """A database, the job's connection, and the hook as ckptrun would call it."""
-
-    dsn: str
-    options: dict[str, Any] = field(default_factory=dict)
-    lineage: str = "train"
-    epoch: int = 1
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    def __post_init__(self) -> None:
-        self.options = {"dsn": self.dsn, "tables": ["customers", "orders"], **self.options}
-        self.job = self.connect("job")
-
-    def connect(self, name: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.dsn, autocommit=True, application_name=name)
-
-    def close(self) -> None:
-        self.job.close()
-
-    def call(self, phase: str, checkpoint: str, **fields: Any) -> Answer:
-        about = {"id": checkpoint, "trigger": "interval", "created": 1.5}
-        given = {"options": self.options, "lineage": self.lineage, "epoch": self.epoch, **fields}
-        return call("postgres", phase, checkpoint=about, **given)
-
-    def begin(self, checkpoint: str) -> dict[str, Any]:
-        """Until the thaw the hook keeps writers out."""
-        answer = self.call("pre-checkpoint", checkpoint)
-        assert answer.result["done"] == ["noted"], answer.result
-        return answer.data
-
-    def end(self, checkpoint: str, data: dict[str, Any], *, ok: bool = True) -> dict[str, Any]:
-        outcome = {"ok": ok, "error": None if ok else "it failed"}
-        return self.call("post-checkpoint", checkpoint, data=data, outcome=outcome).result
-
-    def checkpoint(self) -> tuple[str, dict[str, Any]]:
-        """Take a whole one; return its id and what the hook has noted."""
-        name = f"c-{next(self.numbers)}"
-        data = self.begin(name)
-        ended = self.end(name, data)
-        assert ended == {"done": ["released"], "data": {"held": True}}
-        data |= ended["data"]
-        assert self.call("post-commit", name, data=data).result == {"done": ["trimmed"]}
-        return name, data
-
-    def restore(self, checkpoint: tuple[str, dict[str, Any]], **fields: Any) -> dict[str, Any]:
-        """Have it done, and return the counts by table."""
-        answer = self.call("pre-restore", checkpoint[0], data=checkpoint[1], **fields)
-        assert answer.result.get("done") == ["undone"], answer.result
-        return dict(answer.event("postgres-undone")["tables"])
-
-    def refusal(self, checkpoint: tuple[str, dict[str, Any] | None], **fields: Any) -> str:
-        result = self.call("pre-restore", checkpoint[0], data=checkpoint[1], **fields).result
-        assert result["outcome"] == "failed", result
-        return str(result["reason"])
-
-    def refused_checkpoint(self) -> dict[str, Any]:
-        result = self.call("pre-checkpoint", "c-x").result
-        assert "done" not in result, result
-        return result
-
-    def do(self, statement: str, *values: Any) -> None:
-        self.job.execute(statement, values or None)  # type: ignore[arg-type]
-
-    def rows(self, *tables: str) -> list[list[tuple[Any, ...]]]:
-        names = tables or ("customers", "orders")
-        return [self.job.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in names]  # type: ignore[arg-type]
-
-    def value(self, query: str) -> Any:
-        row = self.job.execute(query).fetchone()  # type: ignore[arg-type]
-        assert row is not None
-        return row[0]
+    from support.postgres import PostgresServer
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +21,7 @@ def database(postgres_server: PostgresServer) -> str:
 
 @pytest.fixture
 def bare(database: str) -> Iterator[World]:
-    """An empty database: the same one every time, because making one costs more than a test."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        connection.execute(
-            "DROP SCHEMA IF EXISTS ckptrun CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-        )
-        connection.execute("GRANT ALL ON SCHEMA public TO public")
+    empty(database)
     world = World(database)
     yield world
     world.close()
@@ -138,19 +31,6 @@ def bare(database: str) -> Iterator[World]:
 def world(bare: World) -> World:
     bare.do(ORDERS)
     return bare
-
-
-def work(world: World) -> None:
-    """Do everything that can be done to rows."""
-    world.do("INSERT INTO customers (email) VALUES ('c@example.com')")
-    world.do(
-        "INSERT INTO orders (customer, amount, note) VALUES (3, 1.10, E'\"a\",(b)\\\\ \n'), (1, NULL, '')"
-    )
-    world.do("UPDATE orders SET amount = amount * 2, note = 'twice' WHERE customer = 1")
-    world.do("UPDATE orders SET customer = 3 WHERE id = 1")
-    world.do("DELETE FROM customers WHERE id = 2")  # and its order with it
-    world.do("INSERT INTO customers (email) VALUES ('b@example.com')")
-    world.do("UPDATE customers SET id = 77 WHERE id = 4")
 
 
 def test_every_change_after_the_checkpoint_is_taken_back_and_its_repetition_gets_the_same_numbers(
@@ -229,35 +109,6 @@ def test_an_open_transaction_that_has_written_puts_the_checkpoint_off_and_is_not
         world.do("INSERT INTO orders (customer) VALUES (3)")
     checkpoint = world.checkpoint()
     assert world.restore(checkpoint)["customers"]["undone"] == 0
-
-
-def test_what_remains_of_the_dead_jobs_transactions_is_ended_before_the_undo(world: World):
-    checkpoint = world.checkpoint()
-    before = world.rows()
-    leftover = world.connect("leftover")
-    leftover.execute("BEGIN")
-    leftover.execute("INSERT INTO customers (email) VALUES ('half')")
-    world.restore(checkpoint)
-    assert world.rows() == before
-    with pytest.raises(psycopg.OperationalError):
-        leftover.execute("COMMIT")
-
-
-def test_a_failed_checkpoint_lets_writers_in_and_is_forgotten(world: World):
-    data = world.begin("c-1")
-    assert world.end("c-1", data, ok=False) == {"done": ["released"]}
-    world.do("INSERT INTO customers (email) VALUES ('free')")
-    assert "does not know checkpoint c-1" in world.refusal(("c-1", data))
-
-
-def test_locks_lost_before_the_end_are_said_and_remembered(world: World):
-    data = world.begin("c-1")
-    world.do("SELECT pg_terminate_backend(%s, 5000)", data["holder"])
-    result = world.end("c-1", data)
-    assert "raise option hold" in result["reason"]
-    assert result["outcome"] == "failed"
-    answer = world.call("pre-restore", "c-1", data={**data, **result["data"]})
-    assert answer.event("postgres-undone")["exact"] is False
 
 
 def test_only_what_the_jobs_connections_did_is_taken_back(world: World):
@@ -411,102 +262,6 @@ def test_a_complete_run_leaves_nothing_behind_and_an_interrupted_one_all(world: 
     assert "does not know" in world.refusal(checkpoint)
 
 
-def test_a_run_that_was_taken_over_undoes_nothing(world: World):
-    checkpoint = world.checkpoint()
-    world.epoch = 2
-    world.checkpoint()
-    world.epoch = 0  # of a run that cannot reach its store
-    world.checkpoint()
-    world.epoch = 1
-    assert "taken over" in world.refusal(checkpoint)
-    assert "taken over" in world.refused_checkpoint()["reason"]
-
-
-def test_two_lineages_share_a_table_only_if_their_changes_can_be_told_apart(world: World):
-    world.checkpoint()
-    world.lineage = "other"
-    assert "lineage 'train' declares" in world.refused_checkpoint()["reason"]
-    world.options["application_name"] = "other"
-    assert "lineage 'train' declares" in world.refused_checkpoint()["reason"]
-    world.lineage, world.options["application_name"] = "train", "job"
-    world.checkpoint()
-    world.lineage, world.options["application_name"] = "other", "other"
-    world.checkpoint()
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        ('DROP TRIGGER "!ckptrun_history" ON orders', "triggers, which have been removed"),
-        ('ALTER TABLE orders DISABLE TRIGGER "!ckptrun_history"', "triggers, which have been removed"),
-        ("ALTER TABLE orders ADD COLUMN later int", "orders had other columns"),
-        ("DROP TABLE orders", "table orders is not in the database"),
-        ("ALTER TABLE orders RENAME TO o; CREATE TABLE orders (LIKE o)", "was another table"),
-        ("DROP SCHEMA ckptrun CASCADE", 'schema "ckptrun" does not exist'),
-    ],
-)
-def test_a_history_with_a_gap_is_refused_by_name(world: World, damage: str, words: str):
-    checkpoint = world.checkpoint()
-    world.do("INSERT INTO customers (email) VALUES ('after')")
-    world.do(damage)
-    assert words in world.refusal(checkpoint)
-    assert len(world.rows("customers")[0]) == 3
-
-
-def test_a_trigger_that_was_removed_is_there_again_at_the_next_checkpoint(world: World):
-    old = world.checkpoint()
-    world.do('DROP TRIGGER "!ckptrun_history" ON orders')
-    new = world.checkpoint()
-    world.do("DELETE FROM orders")
-    assert world.restore(new)["orders"]["undone"] == 3
-    assert "triggers, which have been removed" in world.refusal(old)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"tables": ["nothing"]}, "table nothing is not in the database"),
-        ({"tables": ["a b"]}, "is no name of a table"),
-        ({"tables": ["seen"]}, "seen is no plain table"),
-        ({"tables": ["keyless"]}, "table keyless has no primary key"),
-        ({"tables": ["orders"], "mode": "delete"}, "tables=orders:id"),
-        ({"tables": ["orders:what"], "mode": "delete"}, "no column 'what'"),
-        ({"tables": ["orders:id"], "mode": "mark"}, "ADD COLUMN rewound_at timestamptz"),
-        ({"tables": ["orders:id"], "mode": "delete", "role": "clerk"}, "go with mode=undo"),
-        ({"dsn": "secret=secret"}, "no connection string"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_the_first_checkpoint(
-    world: World, options: dict[str, Any], words: str
-):
-    world.do("CREATE VIEW seen AS SELECT * FROM orders; CREATE TABLE keyless (a int)")
-    world.options.update(options)
-    result = world.refused_checkpoint()
-    assert result["outcome"] == "failed"
-    assert words in result["reason"]
-    assert "secret" not in json.dumps(result)
-
-
-def test_tables_of_anothers_are_refused(world: World):
-    world.do("CREATE ROLE stranger LOGIN; GRANT ALL ON customers, orders TO stranger")
-    world.options["dsn"] = world.dsn.replace("tester@", "stranger@")
-    assert "must own table customers" in world.refused_checkpoint()["reason"]
-    world.do("DROP OWNED BY stranger; DROP ROLE stranger")
-
-
-def test_tables_that_changes_cascade_to_are_named(world: World):
-    world.options["tables"] = ["customers"]
-    answer = world.call("pre-checkpoint", "c-1")
-    assert answer.event("postgres-undeclared")["tables"] == ["orders"]
-
-
-def test_a_checkpoint_of_another_mode_or_without_the_hook_is_refused(world: World):
-    checkpoint = world.checkpoint()
-    assert "policy=ignore" in world.refusal((checkpoint[0], None))
-    world.options.update(mode="delete", tables=["orders:id"])
-    assert "taken with mode=undo" in world.refusal(checkpoint)
-
-
 MODES = {
     "delete": "",
     "move": "",
@@ -547,81 +302,3 @@ def test_all_rows_of_a_table_that_was_empty_came_after(world: World):
     checkpoint = world.checkpoint()
     world.do("INSERT INTO orders (customer) VALUES (1), (2)")
     assert world.restore(checkpoint) == {"orders": {"undone": 2}}
-
-
-def test_a_hook_that_is_killed_in_the_middle_has_changed_nothing_and_the_next_does_it(world: World):
-    checkpoint = world.checkpoint()
-    before = world.rows()
-    work(world)
-    after = world.rows()
-    # the undo stops where it settles this row
-    stop = world.connect("stop")
-    stop.execute("BEGIN")
-    stop.execute("SELECT 1 FROM ckptrun.history WHERE seq = 2 FOR UPDATE")
-    about = {"id": checkpoint[0], "trigger": "interval", "created": 1.5}
-    given = context("pre-restore", options=world.options, epoch=1, checkpoint=about, data=checkpoint[1])
-    hook = start("postgres", given)
-    stuck = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ckptrun' AND wait_event_type = 'Lock'"
-        " AND datname = current_database() AND query LIKE '%ckptrun.history%'"
-    )
-    deadline = time.monotonic() + PATIENCE
-    while not world.value(stuck):
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS)
-    hook.kill()
-    assert hook.wait().code == -signal.SIGKILL
-    stop.execute("ROLLBACK")
-    assert world.rows() == after
-    world.restore(checkpoint)
-    assert world.rows() == before
-
-
-def test_the_locks_are_gone_when_the_one_who_began_the_checkpoint_is_dead(world: World):
-    """As the end of ckptrun itself between the phases: here a process that ends after the hook's."""
-    began = os.fork()
-    if not began:
-        try:
-            world.begin("c-1")
-        finally:
-            os._exit(0)
-    os.waitpid(began, 0)
-    world.do("SET lock_timeout = '60s'")
-    world.do("INSERT INTO customers (email) VALUES ('at once, not after the 120 s of option hold')")
-
-
-def test_a_server_that_is_down_is_said_in_every_phase_and_later_tries_succeed():
-    with PostgresServer() as server:
-        world = World(server.url)
-        world.do(ORDERS)
-        checkpoint = world.checkpoint()
-        before = world.rows()
-        work(world)
-        server.stop()
-        for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "pre-restore", "on-exit"):
-            ended = {"by": "job", "code": 0}
-            result = world.call(phase, checkpoint[0], data=checkpoint[1], exit=ended).result
-            wanted = "failed" if phase in {"post-commit", "on-exit"} else "retry"
-            assert result["outcome"] == wanted, (phase, result)
-            assert "Connection refused" in result["reason"], result
-            assert "done" not in result
-        server.start()
-        world.job = world.connect("job")
-        world.restore(checkpoint)
-        assert world.rows() == before
-        world.close()
-
-
-def test_a_missing_package_is_said_with_what_to_install(world: World, tmp_path: Path):
-    (tmp_path / "psycopg.py").write_text("raise ModuleNotFoundError('no psycopg', name='psycopg')")
-    answer = hook_programs.call(
-        "postgres", "pre-restore", {"PYTHONPATH": str(tmp_path)}, options=world.options
-    )
-    assert answer.result["outcome"] == "failed"
-    assert "pip install 'ckptrun[postgres]'" in answer.result["reason"]
-
-
-def test_the_options_are_as_the_schema_says(world: World):
-    described = json.loads((hook_programs.HOOKS / "postgres" / "hook.json").read_text())
-    jsonschema.validate(described, json.loads((SCHEMAS / "hook.json").read_text()))
-    jsonschema.validate(world.options, described["options"])
