@@ -395,12 +395,13 @@ def test_a_server_that_is_full_changes_nothing(tmp_path: Path):
         world.job.set("job:other", 1)
         checkpoint = world.checkpoint()
         world.job.delete("job:large", "job:other")
+        world.job.set("job:new", 1)
         after = world.everything()
         world.job.config_set("maxmemory", "1mb")
         assert "used memory > 'maxmemory'" in world.refusal(checkpoint)
         assert world.everything() == after
         world.job.config_set("maxmemory", "20mb")
-        assert world.restore(checkpoint)["keys"] == {"restored": 2}
+        assert world.restore(checkpoint)["keys"] == {"restored": 2, "removed": 1}
         world.job.close()
 
 
