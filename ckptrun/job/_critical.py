@@ -52,17 +52,26 @@ class critical:  # noqa: N801 - used like the function it stands for
         """Begin; returns when no checkpoint is under way."""
         if _mine.pid != os.getpid():
             _mine.depth, _mine.pid = 0, os.getpid()
+        if not _mine.depth and _channel.under_ckptrun():
+            while not self._entered():
+                pass
         _mine.depth += 1
-        if _mine.depth > 1 or not _channel.under_ckptrun():
-            return
-        try:
-            _safepoint.safe_point()
-            _mine.name = f"{os.getpid()}-{os.urandom(6).hex()}"
-            _channel.request("critical", action="enter", section=_mine.name, seconds=self._seconds)
-            _mine.life = _page.read()
-        except BaseException:
-            _mine.depth = 0
-            raise
+
+    def _entered(self) -> bool:
+        """Begin the section; whether it begins in the life whose callbacks have run.
+
+        It may have waited for a checkpoint, and that checkpoint be what the job goes on from. Then `on_restore` must
+        be told before the section's body finds what is not open any more, and not inside of it.
+        """
+        _safepoint.safe_point()
+        before = _page.read()
+        _mine.name = f"{os.getpid()}-{os.urandom(6).hex()}"
+        _channel.request("critical", action="enter", section=_mine.name, seconds=self._seconds)
+        _mine.life = _page.read()
+        if _mine.life.same_life(before):
+            return True
+        _channel.request("critical", action="leave", section=_mine.name)
+        return False
 
     def __exit__(
         self,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckptrun import job
 from ckptrun.core.events import Begin, Candidate, Committed, JobStarted, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
@@ -197,6 +198,39 @@ def test_a_request_that_a_restore_comes_upon_is_sent_again_to_the_next_incarnati
     thread.join(30)
     assert replies[0]["whose"] == "the new one's"
     assert new.fields["id"] == old.fields["id"]
+
+
+def test_a_section_that_waited_through_a_restore_begins_after_what_is_to_be_told_of_it(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ckptrun.job._safepoint._callbacks", job._safepoint._Callbacks())
+    meeting.start(critical=meeting.take)
+    done: list[str] = []
+
+    @job.on_restore
+    def restored() -> None:
+        with job.critical():  # a section of its own, not a part of one that is not entered yet
+            done.append("callback")
+
+    def enter() -> None:
+        with job.critical():
+            done.append("body")
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    meeting.wait(1)
+    meeting.channel.begin(2, "a-0001", {})
+    meeting.channel.opened(os.getpid())
+    meeting.live(2)
+    for count in range(2, 8):  # the request of before again, and its end; then both sections
+        meeting.wait(count)[count - 1].reply()
+    thread.join(30)
+    assert done == ["callback", "body"]
+    asked = [(one.fields["action"], one.fields["section"]) for one in meeting.asked[1:]]
+    assert [action for action, _ in asked] == ["enter", "leave"] * 3
+    sections = [section for _, section in asked]
+    assert sections[::2] == sections[1::2]
+    assert len(set(sections)) == 3
 
 
 def test_a_checkpoint_that_a_restore_comes_upon_has_succeeded(meeting: Meeting):
