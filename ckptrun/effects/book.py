@@ -168,14 +168,15 @@ class Book:
         check_json("the arguments of the undo", call.call)
         with self._lock:
             entry = self._entry(call.key, call.kind)
+            if (self._head.life, call.key) in self._undoing:
+                return Begun(Do.WAIT)
             if entry is None or entry.state in {State.FAILED, State.UNDONE}:
                 return self._start(call)
             match entry.state:
                 case State.DONE:
                     return self._replay(call, entry)
                 case State.UNDOING:
-                    # one that nobody is at was begun by a run that is no more
-                    return Begun(Do.WAIT if (entry.life, entry.key) in self._undoing else Do.UNDO)
+                    return self._undo(entry)  # one that nobody is at was begun by a run that is no more
                 case State.STARTED:
                     return self._unfinished(call, entry)
                 case _:
@@ -209,7 +210,7 @@ class Book:
             entry = self._ledger.get(self._head.life, key)
             if entry is not None and entry.state is State.STARTED and entry.token == token:
                 self._write(replace(entry, state=State.FAILED, rewound=0))
-            self._open.pop(key, None)
+            self.leave(key, token)
 
     def leave(self, key: str, token: str) -> None:
         """Take note that an effect's function has ended, and that nobody knows whether it happened."""
@@ -277,7 +278,7 @@ class Book:
             self._write(replace(now, state=state, error=error))
 
     def dropped(self, entry: Entry) -> None:
-        """Take note that nobody is at an entry's step any more, and that how it went is unknown."""
+        """Take note that nobody is at an entry's step any more: it was not to be done, or how it went is unknown."""
         with self._lock:
             self._undoing.discard((entry.life, entry.key))
 
@@ -327,9 +328,14 @@ class Book:
             case "not-done" | "retry":
                 return self._start(call)
             case "undo" if entry.kind is Kind.COMPENSABLE:
-                return Begun(Do.UNDO)
+                return self._undo(entry)
             case _:
                 return Begun(Do.PROBE, error=entry.error)
+
+    def _undo(self, entry: Entry) -> Begun:
+        """Have it undone by whoever asks; others, and the job when it asks again, wait until its turn has come."""
+        self._undoing.add((entry.life, entry.key))
+        return Begun(Do.UNDO)
 
     def _entry(self, key: str, kind: Kind) -> Entry | None:
         entry = self._ledger.get(self._head.life, key)
@@ -407,7 +413,9 @@ def check_json(what: str, value: Json) -> None:
 
 
 def _check_key(key: object) -> None:
-    if not isinstance(key, str) or not key or "\0" in key:
-        raise UsageError(f"{key!r} is no key of an effect", hint="a key is a string that is not empty")
-    if len(key.encode("utf-8", "surrogatepass")) > KEY_BYTES:
-        raise UsageError(f"the key {key[:40]!r}… has more than {KEY_BYTES} bytes", hint="use a digest of it")
+    try:
+        if isinstance(key, str) and "\0" not in key and 0 < len(key.encode()) <= KEY_BYTES:
+            return
+    except UnicodeEncodeError:  # half a surrogate pair, of the name of a file perhaps
+        pass
+    raise UsageError(f"{key!r:.80} is no key of an effect", hint=f"a key is 1 to {KEY_BYTES} bytes of UTF-8")

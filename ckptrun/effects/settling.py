@@ -67,16 +67,15 @@ def settle(
 
 def carry_out(book: Book, step: Step, run: Callable[[Entry], str], *, asked: bool = False) -> str | None:
     """Do one step; return why it failed, "" if it did not, None if it was not to be done any more."""
-    entry = book.take(step, asked=asked)
-    if entry is None:
-        return None
     try:
+        entry = book.take(step, asked=asked)
+        if entry is None:
+            return None
         error = run(entry)
-    except BaseException:
-        book.dropped(entry)
-        raise
-    book.settled(entry, error)
-    return error
+        book.settled(entry, error)
+        return error
+    finally:
+        book.dropped(step.entry)
 
 
 def _sender(entry: Entry) -> str:

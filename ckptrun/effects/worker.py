@@ -25,6 +25,8 @@ SECONDS = 60.0
 """An undo or a sender that takes longer is killed and counts as failed."""
 KEPT = 2000
 """Bytes kept of what a worker writes: the end says why it failed."""
+_ANSWER = 64 * 1024
+"""Bytes of an answer."""
 _GRACE_SECONDS = 2.0
 _SCRIPT = Path(__file__).parents[1] / "job" / "_worker.py"
 
@@ -49,7 +51,8 @@ class Surroundings:
 def run(entry: Entry, surroundings: Surroundings, seconds: float = SECONDS) -> str:
     """Run the undo or the sender of ``entry``; return why it failed, or ""."""
     call = entry.call if isinstance(entry.call, dict) else {}
-    place: Any = call.get("place") or {}
+    place: Any = call.get("place")
+    place = place if isinstance(place, dict) else {}
     executable = str(place.get("executable") or "")
     if not call.get("function") or not executable:
         return "nothing is known that could be run"
@@ -72,8 +75,12 @@ def run(entry: Entry, surroundings: Surroundings, seconds: float = SECONDS) -> s
             surroundings,
             seconds,
         )
-    except OSError as error:
-        return f"{executable} could not be started in {cwd}: {error.strerror}"
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # whatever the job has said that it is, one that cannot be run holds up none
+        why = error.strerror if isinstance(error, OSError) else error
+        return f"{executable!r} could not be started in {cwd!r}: {why}"
 
 
 def _run(argv: list[str], request: bytes, cwd: str, surroundings: Surroundings, seconds: float) -> str:
@@ -125,12 +132,14 @@ def _outcome(
             for found, _ in ready:
                 if data := os.read(found.fd, 65536):
                     found.data.extend(data)
-                    del written[:-KEPT]
+                    del written[:-KEPT], answer[_ANSWER:]
                 else:
                     waiting.unregister(found.fileobj)
     if answer:
-        with contextlib.suppress(ValueError):
-            return str(json.loads(answer).get("error", ""))
+        with contextlib.suppress(ValueError, RecursionError):
+            told = json.loads(answer)
+            if isinstance(told, dict):
+                return str(told.get("error", ""))[:KEPT]
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_SECONDS)
     last = written.decode("utf-8", "replace").strip().rpartition("\n")[2]

@@ -21,13 +21,26 @@ def run(effect: Effect, function: Callable[[], Any]) -> Any:
 
     if inspect.iscoroutinefunction(function):
         return run_async(effect, function)
-    if not callable(function):
-        raise UsageError(f"{function!r} is no function", "write once(key, lambda: …)")
+    check_function(function)
     before = _keys.inside.set((effect.key, {}))
     try:
         return _drive(_course(effect, function))
     finally:
         _keys.inside.reset(before)
+
+
+def check_function(function: Any) -> None:
+    """See that calling it does what it is to do.
+
+    Raises:
+        UsageError: it is no function, or a generator, whose body would run after the effect has been recorded.
+    """
+    import inspect
+
+    if not callable(function):
+        raise UsageError(f"{function!r} is no function", "write once(key, lambda: …)")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(f"{function!r} is a generator, whose body runs later", "give a plain function")
 
 
 def _course(effect: Effect, function: Callable[[], Any]) -> Steps:

@@ -200,7 +200,7 @@ def keep(value: Any) -> dict[str, Any]:
 
     try:
         text = json.dumps(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return {"lost": f"what it returned is no JSON: {error}"}
     if len(text) > LIMIT:
         return {"lost": f"what it returned has {len(text)} bytes as JSON; {LIMIT} are all that is kept"}

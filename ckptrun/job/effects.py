@@ -10,7 +10,7 @@ import functools
 from typing import overload
 
 from ckptrun.job import _channel, _naming, _worker
-from ckptrun.job._driving import ask, run, run_async
+from ckptrun.job._driving import ask, check_function, run, run_async
 from ckptrun.job._effect_steps import (
     Done,
     Effect,
@@ -47,6 +47,7 @@ __all__ = [
     "sender",
 ]
 
+_KEY_BYTES = 512
 SECONDS = 60.0
 """How long an effect may hold checkpoints back, unless told."""
 _senders: dict[str, str] = {}
@@ -214,6 +215,7 @@ def sender(name: str) -> Callable[[Function], Function]:
 def _decorated(function: Function, key: Any, effect: Callable[[str, Any, Any], Effect]) -> Function:
     import inspect
 
+    check_function(function)
     signature = inspect.signature(function)
 
     def name(args: Any, kwargs: Any) -> str:
@@ -252,6 +254,9 @@ def _call(function: str | None, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def _checked(key: Any) -> str:
-    if not isinstance(key, str) or not key or "\0" in key or len(key.encode("utf-8", "surrogatepass")) > 512:
-        raise UsageError(f"{key!r:.80} is no key of an effect", "a key is a string of 1 to 512 bytes")
-    return key
+    try:
+        if isinstance(key, str) and "\0" not in key and 0 < len(key.encode()) <= _KEY_BYTES:
+            return key
+    except UnicodeEncodeError:  # as the name of a file may be; no ledger keeps it
+        pass
+    raise UsageError(f"{key!r:.80} is no key of an effect", "a key is a string of 1 to 512 bytes of UTF-8")

@@ -307,10 +307,11 @@ class Effects:
             try:
                 work()
                 self._said = ""
-            except CkptrunError as error:
-                if self._said != str(error):
-                    self._note(str(error))
-                self._said = str(error)
+            except Exception as error:  # noqa: BLE001 - the thread must go on, and the next commit tries again
+                text = str(error) if isinstance(error, CkptrunError) else f"internal error: {error!r}"
+                if self._said != text:
+                    self._note(text)
+                self._said = text
 
         return do
 

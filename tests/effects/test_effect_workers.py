@@ -54,6 +54,13 @@ def dies():
     sys.stderr.flush()
     os._exit(3)
 
+def answers():
+    own = [int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+    for fd in own:
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            os.write(fd, b"[1]")
+    os._exit(0)
+
 def leaves():
     note(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
 
@@ -104,6 +111,15 @@ def test_why_it_failed_is_said(folder: Path):
     assert "nowhere" in run(folder, "nowhere:x")
     assert run(folder, "outside:dies") == "it ended with 3: about to die"
     assert "could not be started" in run(folder, "outside:plain", executable="/no/python")
+
+
+def test_what_no_sdk_would_say_of_it_is_why_it_failed_too(folder: Path):
+    """One that raised would end the thread by which all others are undone and sent."""
+    assert "could not be started" in run(folder, "outside:plain", executable="/no\0python")
+    assert "could not be started" in run(folder, "outside:plain", cwd="/no\0where")
+    assert run(folder, "outside:answers") == "it ended with 0"
+    entry = Entry(1, "k1", Kind.COMPENSABLE, 1, State.UNDOING, call={"function": "a:b", "place": "here"})
+    assert worker.run(entry, worker.Surroundings({}, "/")) == "nothing is known that could be run"
 
 
 def test_one_that_hangs_is_killed_with_all_it_started(folder: Path):
