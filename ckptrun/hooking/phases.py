@@ -7,6 +7,7 @@ Without hooks nothing is paid: no thread, no process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -31,7 +32,7 @@ from ckptrun.hooking.contract import (
 from ckptrun.hooking.notes import Notes, Ran, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ckptrun.core.model import Json
 
@@ -128,28 +129,35 @@ class Hooks:
             self._changed.wait_for(lambda: self._open == 0, self._patience())
 
     def run(
-        self, phase: Phase, occasion: Occasion, hooks: Iterable[Hook], data: Mapping[str, Mapping[str, Json]]
+        self,
+        phase: Phase,
+        occasion: Occasion,
+        hooks: Iterable[Hook],
+        data: Mapping[str, Mapping[str, Json]],
+        apart: float | None = None,
     ) -> list[Ran]:
-        """Run these hooks in the order of the phase, one at a time, whatever comes of each."""
+        """Run these hooks in the order of the phase, one at a time, whatever comes of each; see `call`."""
         ordered = list(hooks)
         if phase in BACKWARDS:
             ordered.reverse()
-        return [self.call(hook, replace(occasion, phase=phase), data.get(hook.name)) for hook in ordered]
+        occasion = replace(occasion, phase=phase)
+        return [self.call(hook, occasion, data.get(hook.name), apart) for hook in ordered]
 
-    def call(self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None) -> Ran:
-        """Run one hook, again while it asks for that and its time lasts, and note how it went."""
-        began, left, stderr = time.monotonic(), hook.timeout, ""
-        with self._alone:
+    def call(
+        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, apart: float | None = None
+    ) -> Ran:
+        """Run one hook, again while it asks for that and its time lasts, and note how it went.
+
+        Args:
+            hook: which.
+            occasion: what for.
+            data: its own.
+            apart: monotonic seconds until which it waits for brackets to be closed; None: it belongs to one.
+        """
+        with self._turn(apart):
+            began, left, stderr = time.monotonic(), hook.timeout, ""
             while True:
-                given = context(hook, occasion, self._around, epoch=self._epoch(), timeout=left, data=data)
-                call = runner.Call(
-                    hook.programs[occasion.phase],
-                    self._around.cwd,
-                    environment(occasion, self._around),
-                    json.dumps(given).encode(),
-                    left,
-                )
-                ended = _run(self._launcher, call)
+                ended = self._run(hook, occasion, data, left)
                 stderr += ended.stderr
                 result = self._judged(hook, occasion.phase, runner.judge(ended, left))
                 self._notes.events(hook, occasion, result)
@@ -165,6 +173,31 @@ class Hooks:
         ran = Ran(hook, result, time.monotonic() - began, stderr)
         self._notes.ran(ran, occasion)
         return ran
+
+    @contextlib.contextmanager
+    def _turn(self, apart: float | None) -> Iterator[None]:
+        """Be the one hook that runs. What a bracket holds over a dump, a hook outside of it may have to wait for."""
+        while True:
+            if apart is not None:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._open == 0, max(apart - time.monotonic(), 0.0))
+            with self._alone:  # who has opened a bracket meanwhile comes first
+                if apart is None or self._open == 0 or time.monotonic() >= apart:
+                    yield
+                    return
+
+    def _run(
+        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, timeout: float
+    ) -> runner.Ended:
+        """Run a hook once; if even that fails, the hook has failed and nothing else."""
+        argv = hook.programs[occasion.phase]
+        try:
+            given = context(hook, occasion, self._around, epoch=self._epoch(), timeout=timeout, data=data)
+            around = environment(occasion, self._around)
+            call = runner.Call(argv, self._around.cwd, around, json.dumps(given).encode(), timeout)
+            return runner.run(self._launcher, call)
+        except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
+            return runner.Ended(70, b"", f"{argv[0]} cannot be run: {error!r}", 0.0)
 
     def _judged(self, hook: Hook, phase: Phase, result: Result) -> Result:
         if result.outcome is Outcome.VETO and phase is not Phase.PRE_CHECKPOINT:
@@ -184,30 +217,22 @@ class Hooks:
                     self._changed.notify_all()
                     return
                 occasion, data = self._waiting.popleft()
-                if (
-                    occasion.phase is not Phase.POST_COMMIT
-                ):  # first what the end of the job cut short is closed
-                    self._changed.wait_for(lambda: self._open == 0, self._patience())
             taking = [hook for hook in self.hooks if occasion.phase in hook.programs]
-            self.run(occasion.phase, occasion, taking, data)
+            try:
+                self.run(occasion.phase, occasion, taking, data, time.monotonic() + self._patience())
+            except Exception as error:  # noqa: BLE001 - a restore and the run's end wait for this thread
+                self._tell(f"hooks of {occasion.phase} could not be run: {error!r}; the run goes on")
 
     def _patience(self) -> float:
-        closing = set(CLOSES.values())
-        return UNWIND_SECONDS + sum(h.timeout for h in self.hooks for phase in h.programs if phase in closing)
+        """Return the seconds that closing a bracket may take, whichever of its hooks runs now."""
+        phases = {*CLOSES, *CLOSES.values()}
+        return UNWIND_SECONDS + sum(h.timeout for h in self.hooks for phase in h.programs if phase in phases)
 
     def opened(self, change: int) -> None:
         """Count brackets that are open."""
         with self._changed:
             self._open += change
             self._changed.notify_all()
-
-
-def _run(launcher: Sequence[str], call: runner.Call) -> runner.Ended:
-    """Run a hook; if even that fails, the hook has failed and nothing else."""
-    try:
-        return runner.run(launcher, call)
-    except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
-        return runner.Ended(70, b"", f"{call.argv[0]} cannot be run: {error!r}", 0.0)
 
 
 class Bracket:

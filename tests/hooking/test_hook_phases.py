@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hookkit import AFTER, BEFORE, CHECKPOINT, COMMITTED, Parts, script
-from support.processes import PATIENCE
+from support.processes import PATIENCE, POLL_SECONDS
 
 from ckptrun.errors import HookError
 from ckptrun.hooking import options
+from ckptrun.hooking import phases as phases_module
 from ckptrun.hooking.contract import Checkpoint, Occasion, Outcome, Phase
 from ckptrun.hooking.notes import VETO_AGAIN_SECONDS, VETO_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+
 
 RESTORE = Occasion(Phase.PRE_RESTORE, 2, CHECKPOINT)
 RESTORED = Occasion(
@@ -339,3 +354,72 @@ def test_a_machine_without_descriptors_costs_a_hook_and_nothing_else(tmp_path: P
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert parts.hooks.call(parts["h"], COMMITTED, None).result.outcome is Outcome.OK
     assert len(list(Path("/proc/self/fd").iterdir())) == used
+
+
+def test_what_follows_a_commit_waits_until_what_a_dump_has_begun_is_closed(tmp_path: Path):
+    """A hook may keep others out of a server over a dump, and its own post-commit with them."""
+    script(tmp_path / "h", "", python=False)
+    parts = Parts(tmp_path, "./h?phases=pre-checkpoint,post-checkpoint,post-commit")
+    bracket = parts.hooks.bracket(BEFORE)
+    bracket.open()
+    parts.hooks.later(COMMITTED)
+    parts.hooks.call(parts["h"], BEFORE, None)  # time enough for what does not wait
+    bracket.close(AFTER)
+    parts.hooks.settle()
+    phases = [phase for _, phase, _ in parts.calls()]
+    assert phases == ["pre-checkpoint", "pre-checkpoint", "post-checkpoint", "post-commit"]
+
+
+def test_a_dump_that_begins_between_two_hooks_of_a_commit_has_its_own_first(tmp_path: Path):
+    at, go = tmp_path / "at", tmp_path / "go"
+    wait = f"if given['phase'] == 'post-commit': open({str(at)!r}, 'w').close(); open({str(go)!r}).read()"
+    os.mkfifo(go)
+    script(tmp_path / "a", wait)
+    script(tmp_path / "b", "", python=False)
+    parts = Parts(tmp_path, "./a", "./b")
+    parts.hooks.later(COMMITTED)
+    wait_until(at.exists)
+    bracket = parts.hooks.bracket(BEFORE)
+    opening = threading.Thread(target=bracket.open)
+    opening.start()
+    wait_until(lambda: bracket.is_open)
+    go.write_text("")
+    opening.join()
+    bracket.close(AFTER)
+    parts.hooks.settle()
+    assert parts.calls()[-1] == ("b", "post-commit", OK)
+
+
+def test_a_restore_waits_for_an_opening_hook_that_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(phases_module, "UNWIND_SECONDS", 0.0)
+    at, go = tmp_path / "at", tmp_path / "go"
+    os.mkfifo(go)
+    script(tmp_path / "slow", f"open({str(at)!r}, 'w').close(); open({str(go)!r}).read()")
+    parts = Parts(tmp_path, "./slow?phases=pre-checkpoint")
+    bracket = parts.hooks.bracket(BEFORE)
+    opening = threading.Thread(target=bracket.open)
+    opening.start()
+    wait_until(at.exists)
+    settled = threading.Event()
+    settling = threading.Thread(target=lambda: (parts.hooks.settle(), settled.set()))
+    settling.start()
+    early = settled.wait(0.2)
+    go.write_text("")
+    opening.join()
+    bracket.close(AFTER)
+    settling.join()
+    assert not early
+
+
+def test_a_call_that_cannot_even_be_made_leaves_the_rest_to_run(tmp_path: Path):
+    script(tmp_path / "h", "", python=False)
+    parts = Parts(tmp_path, "./h")
+    parts.hooks.hooks = (replace(parts["h"], name="odd", options={"when": object()}), *parts.hooks.hooks)
+    parts.hooks.later(COMMITTED)
+    settling = threading.Thread(target=parts.hooks.settle, daemon=True)
+    settling.start()
+    settling.join(PATIENCE)
+    assert not settling.is_alive()
+    assert [(hook, outcome) for hook, _, outcome in parts.calls()] == [("odd", FAILED), ("h", OK)]
