@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 VERSION = 1
 TIMEOUT_SECONDS = 30.0
 ORDER = 50
+RETRY_AFTER_SECONDS = 1e9
+"""A longer ``retry_after`` is a mistake; waiting for so long is what nothing here can do."""
 DATA_BYTES = 64 << 10
 """What a hook may have stored with one checkpoint, as JSON."""
 
@@ -128,7 +130,7 @@ class Result:
         if not text.strip():
             return cls()
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             shown = text[:60].decode("utf-8", "backslashreplace").strip()
             raise ValueError(f"its standard output is no JSON: {shown!r}") from error
@@ -158,8 +160,14 @@ class Result:
         )
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= RETRY_AFTER_SECONDS
+    )
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {

@@ -45,6 +45,8 @@ def split(spec: Spec) -> Common:
     """
     given = spec.options
     own = {name: value for name, value in given.items() if name not in RUNNERS}
+    for name, value in own.items():
+        _check_json(value, name, spec.where)
     timeout = None
     if "timeout" in given:
         timeout = _timeout(spec, given["timeout"])
@@ -122,6 +124,16 @@ def schema(name: str) -> dict[str, Any]:
     """Return one of the published schemas: ``context``, ``result`` or ``hook``."""
     value: dict[str, Any] = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
     return value
+
+
+def _check_json(value: Any, name: str, where: str) -> None:
+    """Refuse what TOML has and JSON has not: dates and times, infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{where}: option {name!r} is a value that hooks cannot be given", hint="write it as a string"
+        ) from None
 
 
 def _timeout(spec: Spec, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -299,3 +300,22 @@ def test_the_code_and_the_schema_agree_on_results(value: dict[str, Any], good: b
 def test_more_data_than_may_be_stored_is_refused():
     with pytest.raises(ValueError, match="64 KiB"):
         Result.from_json({"data": {"x": "y" * (64 << 10)}})
+
+
+@pytest.mark.parametrize("value", [dt.date(2026, 3, 1), float("inf"), [dt.time(1)]])
+def test_a_value_that_json_does_not_have_is_refused_by_its_options_name(tmp_path: Path, value: Any):
+    script(tmp_path / "h", "", python=False)
+    with pytest.raises(ConfigurationError, match=r"\[hooks\.\./h\]: option 'since' is a value") as caught:
+        Parts(tmp_path, tables={"./h": {"since": value}})
+    assert "write it as a string" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ['{"retry_after": 1e10}', '{"retry_after": ' + "9" * 400 + "}"])
+def test_a_wait_that_no_clock_can_keep_is_refused(text: str):
+    with pytest.raises(ValueError, match="'retry_after' is wrong"):
+        Result.from_bytes(text.encode())
+
+
+def test_a_number_that_is_none_is_no_json():
+    with pytest.raises(ValueError, match="is no JSON"):
+        Result.from_bytes(b'{"data": {"loss": NaN}}')
