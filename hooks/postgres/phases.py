@@ -101,8 +101,9 @@ def run(context: Context) -> Answer:
         HookFailedError: it cannot be done.
         TryAgainError: it cannot be done now.
     """
+    act = would if context.dry_run and context.phase != "pre-restore" else _PHASES[context.phase]
     try:
-        return _PHASES[context.phase](context, Settings.of(context))
+        return act(context, Settings.of(context))
     except psycopg.errors.InsufficientPrivilege as error:
         raise HookFailedError(f"{first_line(error)}; the hook's README says which rights it needs") from None
     except psycopg.errors.QueryCanceled:  # by the time we set ourselves
@@ -116,6 +117,20 @@ def run(context: Context) -> Answer:
         raise TryAgainError(f"PostgreSQL: {first_line(error)}", AGAIN_SECONDS) from None
     except psycopg.Error as error:
         raise HookFailedError(f"PostgreSQL: {first_line(error)}") from None
+
+
+def would(context: Context, settings: Settings) -> Answer:
+    """Look, and leave nothing behind: say what a phase would do."""
+    with settings.connect() as connection, connection.transaction(force_rollback=True):
+        if context.phase != "pre-checkpoint":
+            return {}
+        tables = find(connection, settings.tables)
+        if settings.mode == "undo":
+            _check(tables)
+        else:
+            marking.prepare(connection, tables, settings.mode, settings.mark)
+    said = ", ".join(table.said for table in tables)
+    return {"reason": f"would keep writers out of {said} until the checkpoint is taken"}
 
 
 def pre_checkpoint(context: Context, settings: Settings) -> Answer:
@@ -233,14 +248,7 @@ _PHASES: Mapping[str, Callable[[Context, Settings], Answer]] = {
 }
 
 
-def _prepare(
-    connection: psycopg.Connection[Any],
-    context: Context,
-    settings: Settings,
-    tables: Sequence[Table],
-    deadline: float,
-) -> list[dict[str, Any]]:
-    """Make what is missing for the history; return what is to be said about it."""
+def _check(tables: Sequence[Table]) -> None:
     for table in tables:
         if not table.primary:
             raise HookFailedError(
@@ -252,6 +260,17 @@ def _prepare(
                 f"mode=undo must own table {table.said} to watch it: use a dsn whose role owns it"
                 " (or is a member of the owner), or mode=delete"
             )
+
+
+def _prepare(
+    connection: psycopg.Connection[Any],
+    context: Context,
+    settings: Settings,
+    tables: Sequence[Table],
+    deadline: float,
+) -> list[dict[str, Any]]:
+    """Make what is missing for the history; return what is to be said about it."""
+    _check(tables)
     complete = history.installed(connection, tables)
     if not complete:
         history.make_schema(connection)

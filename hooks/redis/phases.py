@@ -22,8 +22,9 @@ def run(context: Context) -> Answer:
         HookFailedError: it cannot be done.
         TryAgainError: it cannot be done now.
     """
+    act = would if context.dry_run and context.phase != "pre-restore" else _PHASES[context.phase]
     try:
-        return _PHASES[context.phase](context, Settings.of(context))
+        return act(context, Settings.of(context))
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise HookFailedError(f"Redis: {error}; the hook's README says which rights it needs") from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
@@ -32,6 +33,16 @@ def run(context: Context) -> Answer:
         raise TryAgainError(f"Redis: {error}", AGAIN_SECONDS) from None
     except redis.RedisError as error:
         raise HookFailedError(f"Redis: {error}") from None
+
+
+def would(context: Context, settings: Settings) -> Answer:
+    """Look, and write nothing: say what a phase would do."""
+    server = Server(context, settings)
+    if context.phase != "pre-checkpoint":
+        return {}
+    keys, size = server.look()
+    held = f", and keep writers out for up to {settings.hold:g} s" if settings.hold else ""
+    return {"reason": f"would note positions and {keys} keys of {size} bytes{held}"}
 
 
 def pre_checkpoint(context: Context, settings: Settings) -> Answer:

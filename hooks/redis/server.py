@@ -24,6 +24,7 @@ ANSWER_SECONDS = 20.0
 _FOLDER = Path(__file__).parent
 _SURVEY = (_FOLDER / "survey.lua").read_text("utf-8")
 _FINGERPRINT = _SURVEY + "\nreturn survey(q.declared).fingerprint"
+_LOOK = _SURVEY + "\nlocal all = survey(q.declared)\nreturn {all.keys, all.bytes}"
 # a script with this first line is refused as a whole when memory is short, not in the middle of its writes
 _CAPTURE = "#!lua\n" + _SURVEY + (_FOLDER / "capture.lua").read_text("utf-8")
 _REWIND = "#!lua\n" + _SURVEY + (_FOLDER / "rewind.lua").read_text("utf-8")
@@ -117,6 +118,14 @@ class Server:
         """Return what is declared now, as a fingerprint; also while writers are kept out."""
         answer: Any = self._client.eval_ro(_FINGERPRINT, 0, self._request())
         return str(answer.decode())
+
+    def look(self) -> tuple[int, int]:
+        """Return the number of keys that would be noted, and their bytes."""
+        try:
+            keys, size = self._client.eval_ro(_LOOK, 0, self._request())  # type: ignore[misc]
+        except redis.ResponseError as error:
+            raise self._said(error) from None
+        return keys, size
 
     def release(self) -> None:
         """Let writers in."""

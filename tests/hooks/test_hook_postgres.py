@@ -76,6 +76,17 @@ def test_restores_of_one_checkpoint_again_and_again_and_of_older_ones(world: Wor
     assert world.rows() == at_second, world_third
 
 
+def test_a_dry_run_of_any_other_phase_installs_nothing_and_keeps_nobody_out(world: World):
+    for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "on-exit"):
+        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0}}
+        assert world.call(phase, "c-1", dry_run=True, **done).result.get("outcome", "ok") == "ok"
+    assert world.job.execute("SELECT to_regnamespace('ckptrun')").fetchone() == (None,)
+    held = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ckptrun-hold:%'"
+    assert world.job.execute(held + " AND datname = current_database()").fetchone() == (0,)
+    reason = world.call("pre-checkpoint", "c-1", dry_run=True).result["reason"]
+    assert reason == "would keep writers out of customers, orders until the checkpoint is taken"
+
+
 def test_a_dry_run_counts_and_changes_nothing(world: World):
     checkpoint = world.checkpoint()
     work(world)

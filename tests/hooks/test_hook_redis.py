@@ -191,6 +191,19 @@ def test_many_entries_go_back_in_one_piece(world: World):
     assert world.everything() == before
 
 
+def test_a_dry_run_of_any_other_phase_writes_nothing_and_keeps_nobody_out(world: World):
+    keys = sorted(world.job.keys())
+    for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "on-exit"):
+        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0}}
+        assert world.call(phase, "c-1", dry_run=True, **done).result.get("outcome", "ok") == "ok"
+    assert sorted(world.job.keys()) == keys
+    reason = world.call("pre-checkpoint", "c-1", dry_run=True).result["reason"]
+    assert reason.startswith("would note positions and 4 keys of ")
+    impatient = redis.Redis.from_url(world.url, socket_timeout=20)  # a third less than nobody may write for
+    impatient.set("others", "mine")
+    impatient.close()
+
+
 def test_moved_entries_are_kept_beside(world: World):
     world.options.update(mode="move", keys=["*"])
     checkpoint = world.checkpoint()
