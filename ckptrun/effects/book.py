@@ -129,7 +129,8 @@ class Book:
             finished: whether it had ended well before: this is a new life then. None if nobody knows but the ledger.
         """
         with self._lock:
-            if not (self._head.closed if finished is None else finished):
+            closed = self._head.closed if finished is None else finished
+            if self._head.life and not closed:
                 return self.rewind(Mark(self._head.life, self._head.life))
             self._forget()
             seq = self._next()
@@ -142,8 +143,10 @@ class Book:
         It can be repeated, and begun again after it was interrupted anywhere.
         """
         with self._lock:
-            self._forget()
             life = mark.life or self._head.life
+            if mark.owed or not life:
+                return self.fresh()
+            self._forget()
             mark = replace(mark, seq=max(mark.seq, life), life=life)
             found = {(entry.life, entry.key): entry for entry in self._ledger.since(mark.seq)}
             found |= {(entry.life, entry.key): entry for entry in self._ledger.loose()}

@@ -126,19 +126,22 @@ class Mark:
         seq: the ledger's newest seq when the dump began.
         life: the job's life.
         spanned: keys of effects that had begun and not ended when the dump began: their section outlived its time.
+        owed: the ledger had not been told of the job's fresh start yet: a restore tells it.
     """
 
     seq: int = 0
     life: int = 0
     spanned: tuple[str, ...] = field(default=())
+    owed: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """Return it for a checkpoint's facts."""
-        return {"seq": self.seq, "life": self.life, "spanned": list(self.spanned)}
+        return {"seq": self.seq, "life": self.life, "spanned": list(self.spanned), "owed": self.owed}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Mark:
         """Read what `to_json` wrote; of a checkpoint that knows of no effects, the mark of none."""
         if not value:
             return cls()
-        return cls(int(value["seq"]), int(value["life"]), tuple(value.get("spanned", ())))
+        spanned = tuple(value.get("spanned", ()))
+        return cls(int(value["seq"]), int(value["life"]), spanned, bool(value.get("owed", False)))

@@ -106,7 +106,9 @@ class Effects:
     def mark(self) -> Mark:
         """Return what a dump that is in flight covers."""
         with self._gate:
-            return Mark() if self._book is None or self._owed else self._book.mark()
+            if self._book is None or self._owed:
+                return Mark(owed=self._owed is not None and self._wanted.there())
+            return self._book.mark()
 
     def fresh(self, incarnation: int) -> None:
         """Take note that the job is started anew; any thread, does not wait."""
@@ -137,13 +139,21 @@ class Effects:
         mark = Mark.from_json(value if isinstance(value, dict) else None)
         with self._gate:
             self._alive = incarnation
-            self._began, self._owed = False, None
-            if self._book is None and not mark.seq and not self._wanted.there():
-                return
-            book = self._opened()
-            if book.lost(mark):
-                self._lost(mark)
-            self._tell(book.rewind(mark))
+            self._began, before = False, self._owed
+            if mark.life or mark.seq or before is None:
+                self._owed = lambda book: self._rewind(book, mark)
+            # else this memory has done nothing since a fresh start that the ledger is still to be told of
+            try:
+                if self._book or mark.seq or self._wanted.there():
+                    self._ready()
+            except CkptrunError:
+                self._owed = before  # another checkpoint may be restored instead
+                raise
+
+    def _rewind(self, book: Book, mark: Mark) -> None:
+        if book.lost(mark):
+            self._lost(mark)
+        self._tell(book.rewind(mark))
 
     def observe(self, event: object) -> None:
         """Take note of a commit: what it covers is settled, in the background."""
