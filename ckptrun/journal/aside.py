@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from ckptrun.journal.contents import read_runs
+from ckptrun.journal.filling import room_for
 from ckptrun.journal.mounts import Mounted
 from ckptrun.journal.record import name_from_json, name_to_json, printable
 from ckptrun.journal.trees import walk
-from ckptrun.journal.writing import room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +98,7 @@ class Aside:
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
         self._index = folder / _INDEX
-        self._limit = limit
+        self.limit = limit
         with room_for(os.fspath(folder)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._entries = list(listed(folder))
@@ -232,8 +232,8 @@ class Aside:
         self._total += entry.bytes
         with room_for(os.fspath(self._index)), self._index.open("a", encoding="utf-8") as index:
             index.write(_line(entry))
-        if self._total > self._limit and len(self._entries) > 1:
-            while self._total > self._limit and len(self._entries) > 1:
+        if self._total > self.limit and len(self._entries) > 1:
+            while self._total > self.limit and len(self._entries) > 1:
                 oldest = self._entries.pop(0)
                 self._total -= oldest.bytes
                 self._remove(oldest)

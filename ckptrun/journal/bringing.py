@@ -14,21 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptrun.errors import StoreFullError
 from ckptrun.journal.comparing import Verdict, compare
 from ckptrun.journal.contents import flags_of
-from ckptrun.journal.record import FileRecord, Kind, printable
-from ckptrun.journal.trees import kind_of
-from ckptrun.journal.writing import (
+from ckptrun.journal.filling import (
     clear_leftover,
-    make,
-    make_parents,
+    copy_in_place,
     open_to_write,
     replaces,
     room_for,
-    set_attributes,
+    writable,
     write_beside,
     write_in_place,
 )
+from ckptrun.journal.record import FileRecord, Kind, printable
+from ckptrun.journal.trees import kind_of
+from ckptrun.journal.writing import make, make_parents, set_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Source
     from ckptrun.journal.aside import Aside, SetAside
 
+_DATABASE = b"SQLite format 3\0"
+_JOURNALED = b"\1\1"
+"""SQLite's header, bytes 18 and 19: written and read with a rollback journal, the default."""
 _REPLACED = "replaced"
 _CREATED = "created after the checkpoint"
 
@@ -73,6 +77,7 @@ class Bringing:
         with self.trying(record.path, "rolled back"):
             self._one(record, self.prefix + record.path)
         if len(self.problems) == before and record.kind is not Kind.DIRECTORY and not record.link:
+            self._distrusted(record, self.prefix + record.path)
             self.attributes(record)
 
     def attributes(self, record: FileRecord) -> None:
@@ -122,6 +127,19 @@ class Bringing:
                     "written anew, and what stood there is kept aside (ckptrun files)"
                 )
 
+    def _distrusted(self, record: FileRecord, full: str) -> None:
+        """Say so if the job will take a database of its own, which is another file now, for a replaced one."""
+        if not record.inode or record.inode == os.lstat(full).st_ino:
+            return
+        with open(full, "rb") as file:  # noqa: PTH123 - a name with surrogates
+            head = file.read(20)
+        if head.startswith(_DATABASE) and head[18:] == _JOURNALED:
+            self.notes.append(
+                f"{printable(record.path)} is a SQLite database that the job has open, and another file than it was: "
+                "SQLite refuses to write to it ('attempt to write a readonly database') until it is opened anew; a "
+                "database in WAL mode (PRAGMA journal_mode=WAL) is not affected"
+            )
+
     def _truncate(self, record: FileRecord, full: str) -> bool:
         """Cut a file back; false if it cannot be opened for writing, so that it must be replaced."""
         try:
@@ -154,13 +172,22 @@ class Bringing:
             make(record, self.contents, full)
 
     def _replace(self, record: FileRecord, full: str) -> None:
-        """Replace a file: by a new one and a rename, or in place if that cannot be or it has other names."""
-        links = os.lstat(full).st_nlink - self.aside.links_to(full, record.path, _REPLACED)
+        """Replace a file: by a new one and a rename, or in place if that cannot be or somebody knows it otherwise.
+
+        A job that had it open may know its inode: SQLite writes no more to a database that it takes for replaced. In
+        place takes room for a copy of what stands there; where that is too much, the inode is given up.
+        """
+        status = os.lstat(full)
+        known = status.st_ino == record.inode and status.st_size <= self.aside.limit
+        links = status.st_nlink - self.aside.links_to(full, record.path, _REPLACED)
         shared = not record.tree and links > 1
         self.step("write")
         temporary = None if shared else write_beside(record, self.contents, full)
         if temporary is not None:
             try:
+                if known and self._copied(record, temporary, full):
+                    os.unlink(temporary)
+                    return
                 self.problems += set_attributes(record, temporary)
                 self._keep(full, record.path, _REPLACED)
                 self.step("rename")
@@ -172,6 +199,18 @@ class Bringing:
         self._keep(full, record.path, _REPLACED, copy=True)
         self.step("write in place")
         write_in_place(record, self.contents, full)
+
+    def _copied(self, record: FileRecord, temporary: str, full: str) -> bool:
+        """Bring a file back in place from what was written beside it; false, and nothing changed, if that cannot be."""
+        if not writable(full):
+            return False
+        try:
+            self._keep(full, record.path, _REPLACED, copy=True)
+        except StoreFullError:
+            return False
+        self.step("write in place")
+        copy_in_place(record, temporary, full)
+        return True
 
     def _clear(self, full: str, path: str) -> None:
         """Make a path free for something of another kind."""

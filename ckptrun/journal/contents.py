@@ -186,12 +186,19 @@ def clone(fd: int, folder: str) -> int | None:
         held = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
-    try:
-        fcntl.ioctl(held, _FICLONE, fd)
-    except OSError:
+    if not cloned(fd, held):
         os.close(held)
         return None
     return held
+
+
+def cloned(source: int, target: int) -> bool:
+    """Make a file's content that of another by a reflink; false if the filesystem cannot."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

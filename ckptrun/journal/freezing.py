@@ -152,6 +152,8 @@ class Freezing:
     def _file(self, file: Candidate, record: FileRecord, *, counted: bool) -> None:
         """Draft a regular file: unchanged, or opened and taken."""
         status = file.status
+        if (status.st_dev, status.st_ino) in self.found.files:
+            record = replace(record, inode=status.st_ino)
         if file.append_only:
             record = replace(record, append=True)
         known = self.known.get((status.st_dev, status.st_ino))
@@ -241,4 +243,5 @@ def _described(
         private=record.private,
         how=how,
         exact=exact,
+        inode=record.inode,
     )

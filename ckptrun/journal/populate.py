@@ -10,8 +10,9 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ckptrun.journal.filling import clear_leftover, room_for
 from ckptrun.journal.record import Kind, printable
-from ckptrun.journal.writing import clear_leftover, in_order, make, make_parents, room_for, set_attributes
+from ckptrun.journal.writing import in_order, make, make_parents, set_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

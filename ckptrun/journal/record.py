@@ -99,6 +99,8 @@ class FileRecord:
         exact: false: the content was not captured (limit, or not readable); a rollback leaves the file alone
             and says so.
         identity: present where times prove the file unchanged.
+        inode: of a file that was open for writing or mapped shared; 0 for others. Programs compare it to tell whether
+            their file has been replaced, so a rollback keeps it where it can.
     """
 
     path: str
@@ -120,6 +122,7 @@ class FileRecord:
     how: How = How.NONE
     exact: bool = True
     identity: Identity | None = None
+    inode: int = 0
 
     def to_json(self) -> dict[str, Json]:
         """Return the record for the manifest's facts; fields that say nothing are left out."""
@@ -151,6 +154,8 @@ class FileRecord:
         if self.identity is not None:
             known = self.identity
             out["identity"] = [known.boot, known.dev, known.inode, known.ctime_ns]
+        if self.inode:
+            out["inode"] = self.inode
         return out
 
     @classmethod
@@ -194,6 +199,7 @@ class FileRecord:
             how=How(cast("str", value.get("how", "none"))),
             exact=bool(value.get("exact", True)),
             identity=None if identity is None else Identity(*identity),
+            inode=_integer(value.get("inode", 0)),
         )
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.journal.candidates import under
 from ckptrun.journal.fanotify import ATTRIB, CREATE, DELETE, MODIFY, ONDIR, OVERFLOW, RENAME
+from ckptrun.journal.filling import room_for
 from ckptrun.journal.record import printable
-from ckptrun.journal.writing import removed_folder, room_for
+from ckptrun.journal.writing import removed_folder
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence

@@ -132,3 +132,34 @@ def test_closed_files_come_back(lab: Lab, end: Callable[[Lab, Run], Run]):
     ended = run.wait()
     assert ended.code == 0, ended.err
     expect_result(lab, ended.out)
+
+
+DATABASE = """
+import sqlite3, time
+from pathlib import Path
+base = sqlite3.connect("rows")
+base.execute("create table rows(step integer)")
+for step in range(30):
+    base.execute("insert into rows values (?)", (step,))
+    base.commit()
+    print("step", step, flush=True)
+    while not Path(f"go-{step // 10}").exists():
+        time.sleep(0.01)
+print(base.execute("select count(*), sum(step) from rows").fetchone())
+"""
+
+
+def test_a_database_held_open_in_its_default_mode_is_written_on(lab: Lab):
+    run = lab.start(sys.executable, "-c", DATABASE, options=("--interval", "off"))
+    for part in range(2):
+        run.prints(f"step {part * 10}\n")
+        run.checkpoint()
+        go(lab, part)
+        run.prints(f"step {part * 10 + 10}\n")
+        run.restored(run.kill_job)
+    go(lab, 2)
+    result = run.wait()
+    assert result.code == 0, result
+    assert result.out.splitlines()[-1] == "(30, 435)"
+    with sqlite3.connect(lab.work / "rows") as base:
+        assert base.execute("select count(*), sum(step) from rows").fetchone() == (30, 435)

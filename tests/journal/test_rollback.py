@@ -55,6 +55,33 @@ def test_a_different_file_is_rewritten_and_kept(checkpoint: Checkpoint, file: Pa
     assert kept(aside) == {"replaced": now}
 
 
+def test_a_file_that_the_job_had_open_keeps_its_inode(job: Job, keeper: Keeper, tmp_path: Path, aside: Path):
+    file = tmp_path / "file"
+    job.do(
+        "f = open('file', 'wb', 0); f.write(b'then'); g = open('closed', 'wb'); g.write(b'then'); g.close()"
+    )
+    checkpoint = keeper.take(job)
+    inode = file.stat().st_ino
+    job.do("f.seek(0); f.write(b'now and more')")
+    job.do("f.seek(0); f.write(b'N')")
+    checkpoint.rollback(aside)
+    assert (file.read_bytes(), file.stat().st_ino) == (b"then", inode)
+    assert kept(aside) == {"replaced": b"Now and more"}
+
+
+@pytest.mark.parametrize(("mode", "told"), [("delete", True), ("wal", False)])
+def test_a_database_that_sqlite_will_take_for_replaced_is_named(
+    job: Job, keeper: Keeper, tmp_path: Path, aside: Path, mode: str, told: bool
+):
+    job.do(f"import sqlite3; db = sqlite3.connect('x.db'); db.execute('pragma journal_mode={mode}')")
+    job.do("db.execute('create table t(n)'); db.commit(); db.execute('select * from t')")
+    checkpoint = keeper.take(job)
+    (tmp_path / "x.db").unlink()
+    (tmp_path / "other").touch()  # takes the inode
+    report = checkpoint.rollback(aside)
+    assert ["x.db is a SQLite database" in note for note in report.notes] == [True][: int(told)]
+
+
 def test_a_change_that_left_size_and_times_is_found(checkpoint: Checkpoint, file: Path, aside: Path):
     before = file.stat()
     file.write_bytes(CONTENT.upper())
