@@ -30,7 +30,7 @@ from ckptrun.hooking.contract import Surroundings
 from ckptrun.hooking.phases import Hooks
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
-from ckptrun.supervisor import pressure, privilege, rendezvous, requests, signals, workplace
+from ckptrun.supervisor import control, pressure, privilege, rendezvous, requests, signals, workplace
 from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
@@ -104,6 +104,7 @@ class _Run:
 
     def run(self) -> int:
         settings = self.settings
+        control.refuse_second(settings.run_dir)  # also where a store out of reach cannot say so
         beginning = Beginning(settings, self.command, self._note)
         lineage, writer = beginning.open_store()
         signals.block()  # until here, while a lease may be watched, they end ckptrun; no thread lives yet

@@ -52,6 +52,19 @@ def failure(error: Exception) -> Message:
     return {"ok": False, "error": f"internal error: {error!r}", "hint": "", "exit_code": 70}
 
 
+def refuse_second(run_dir: Path) -> None:
+    """See that no other run lives in this directory: what is in it is then another's.
+
+    Raises:
+        HeldError: one does.
+    """
+    if is_live(run_dir):
+        raise errors.HeldError(
+            f"another run of lineage {run_dir.name!r} lives on this machine",
+            hint="stop it with 'ckptrun stop', or choose another --name",
+        )
+
+
 class _Connection:
     """One client: what came in so far, what is still to go out."""
 
@@ -116,11 +129,7 @@ class ControlServer:
     def _listen(self) -> tuple[socket.socket, int]:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._run_dir.chmod(0o700)
-        if is_live(self._run_dir):
-            raise errors.HeldError(
-                f"another run of lineage {self._run_dir.name!r} lives on this machine",
-                hint="stop it with 'ckptrun stop', or choose another --name",
-            )
+        refuse_second(self._run_dir)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         temporary = f"{SOCKET_NAME}.{os.getpid()}"
         with socket_address(self._run_dir, temporary) as address:

@@ -186,6 +186,21 @@ def test_a_bucket_out_of_reach_is_refused_with_require_store(lab: Lab):
     assert address in result.err
 
 
+def test_a_second_run_harms_no_live_one_whose_store_is_out_of_reach(lab: Lab):
+    keeps = (
+        "import os, pathlib, tempfile, time; kept = pathlib.Path(tempfile.mkdtemp()) / 'kept'; kept.touch();"
+        "print('ready', flush=True)\nwhile not os.path.exists('enough'): time.sleep(0.02)\nprint(kept.exists())"
+    )
+    with out_of_reach(lab):
+        run = lab.start(sys.executable, "-c", keeps)
+        run.prints("ready")
+        second = lab.run(sys.executable, "-c", keeps)
+        assert (second.code, second.out) == (79, "")
+        assert "lives on this machine" in second.err
+        (lab.work / "enough").touch()
+        assert run.wait().out.split() == ["ready", "True"]
+
+
 def test_a_bucket_that_goes_and_comes_gets_what_was_kept_in_memory(lab: Lab, s3_server: S3Server):
     with Relay(s3_server.endpoint) as relay:
         lab.store = f"{s3_server.url}/{lab.folder.name}"
