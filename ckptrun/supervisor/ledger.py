@@ -122,7 +122,7 @@ class Effects:
             self._owed = owed
             there = self._wanted.there()
         if there:
-            self._requests.do(self._quietly(lambda: self._ready() and None))
+            self._requests.do(self._quietly(self._begin))
 
     def restoring(self, incarnation: int, told: Mapping[str, object]) -> None:
         """Reconcile the ledger with the checkpoint that is being restored.
@@ -252,6 +252,10 @@ class Effects:
             self._desk = Desk(book, self._wanted.lineage, lambda: self._shell.newest() or "", self._undo)
             self._book = book
         return self._book
+
+    def _begin(self) -> None:
+        with self._gate:
+            self._ready()
 
     def _ready(self) -> Book:
         """Return the book once all that had to come first is done; with the gate held."""

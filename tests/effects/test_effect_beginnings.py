@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.effects.book import Book
+    from ckptrun.effects.ledger import Ledger
 
 
 class Runs:
@@ -109,3 +112,22 @@ def test_a_start_that_the_ledger_was_not_told_of_is_told_after_a_restore(tmp_pat
     assert done(told(effects), "charge") == Do.RUN
     effects.restoring(3, checkpoint)
     assert done(told(effects), "charge") == Do.RETURN
+
+
+def test_a_start_is_told_once_whoever_comes_first(tmp_path: Path):
+    """A second claim of the ledger would fence the run itself."""
+    runs = Runs(tmp_path, named=True)
+    runs.up()
+    opened: list[threading.Event] = []
+
+    def slowly() -> Ledger:
+        opened.append(threading.Event())
+        opened[0].wait(0.3)  # nobody sets it: time for others to come by
+        return open_ledger(f"sqlite://{runs.path}", "train")
+
+    effects = runs.another(finished=False)
+    effects._wanted = dataclasses.replace(effects._wanted, open=slowly)
+    effects.fresh(1)
+    assert done(told(effects), "charge") == Do.RUN
+    assert done(told(effects), "charge") == Do.RETURN
+    assert len(opened) == 1
