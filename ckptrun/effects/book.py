@@ -153,7 +153,7 @@ class Book:
             steps = plan.rewind(found.values(), mark)
             self._head = replace(self._head, seq=max(self._head.seq, mark.seq))
             seq = self._next()
-            changed = [changed for step in steps if (changed := _rewound(step, seq)) is not None]
+            changed = [changed for step in steps if (changed := self._rewound(step, seq)) is not None]
             self._write(*changed, life=life, closed=False)
             return steps
 
@@ -174,7 +174,7 @@ class Book:
             if (self._head.life, call.key) in self._undoing:
                 return Begun(Do.WAIT)
             if entry is None or entry.state in {State.FAILED, State.UNDONE}:
-                return self._start(call)
+                return self._start(call, entry)
             match entry.state:
                 case State.DONE:
                     return self._replay(call, entry)
@@ -233,7 +233,7 @@ class Book:
             entry = self._entry(call.key, Kind.DEFERRED)
             if entry is not None and entry.state is not State.CANCELLED:
                 return entry.state is State.QUEUED
-            self._write(self._entry_of(call, State.QUEUED))
+            self._write(self._entry_of(call, State.QUEUED, entry))
             return True
 
     def due(self, upto: Mark | None) -> list[Step]:
@@ -297,15 +297,16 @@ class Book:
         with self._lock:
             return self._ledger.get(self._head.life, key)
 
-    def _start(self, call: Call) -> Begun:
-        self._write(self._entry_of(call, State.STARTED))
+    def _start(self, call: Call, before: Entry | None) -> Begun:
+        self._write(self._entry_of(call, State.STARTED, before))
         self._open[call.key] = (call.token, self._clock() + call.seconds)
         return Begun(Do.RUN)
 
     def _replay(self, call: Call, entry: Entry) -> Begun:
         """Give a replay its result; what was pending is claimed by it, so that this memory's checkpoints cover it."""
         if entry.rewound:
-            self._write(replace(entry, rewound=0, seq=self._next(), incarnation=call.incarnation))
+            claimed = replace(entry, rewound=0, seq=self._next(), past=entry.closed(0))
+            self._write(replace(claimed, incarnation=call.incarnation))
         return Begun(Do.RETURN, entry.result)
 
     def _unfinished(self, call: Call, entry: Entry) -> Begun:
@@ -314,7 +315,7 @@ class Book:
         if token == call.token:
             return Begun(Do.RUN)  # the request was sent again
         if entry.token in self._doubtful:  # its begin was answered with an error: nothing was done
-            return self._start(call)
+            return self._start(call, entry)
         if token and self._clock() < until:
             return Begun(Do.WAIT)  # another thread of this job is at it
         return self._unsettled(call, entry)
@@ -323,13 +324,11 @@ class Book:
         """Settle what nobody knows, by what the job has found out."""
         match call.settle:
             case "done":
-                done = replace(
-                    entry, state=State.DONE, result=call.result, rewound=0, seq=self._next(), error=""
-                )
-                self._write(done)
+                done = replace(entry, state=State.DONE, result=call.result, error="", past=entry.closed(0))
+                self._write(replace(done, rewound=0, seq=self._next()))
                 return Begun(Do.RETURN, call.result)
             case "not-done" | "retry":
-                return self._start(call)
+                return self._start(call, entry)
             case "undo" if entry.kind is Kind.COMPENSABLE:
                 return self._undo(entry)
             case _:
@@ -348,7 +347,7 @@ class Book:
             )
         return entry
 
-    def _entry_of(self, call: Call, state: State) -> Entry:
+    def _entry_of(self, call: Call, state: State, before: Entry | None) -> Entry:
         return Entry(
             self._head.life,
             call.key,
@@ -361,7 +360,22 @@ class Book:
             follows=call.follows,
             call=call.call,
             began=self._wall(),
+            past=before.closed(0) if before else (),
         )
+
+    def _rewound(self, step: Step, seq: int) -> Entry | None:
+        """Return the entry of a step of `plan.rewind` as it is from then on; None if it stays."""
+        entry = step.entry
+        match step.action:
+            case Action.PEND:
+                return replace(entry, rewound=seq)
+            case Action.CANCEL:
+                return replace(entry, state=State.CANCELLED, rewound=seq)
+            case Action.RECLAIM:
+                state = State.QUEUED if entry.state is State.CANCELLED else entry.state
+                return replace(entry, state=state, rewound=0, seq=self._next(), past=entry.closed(seq))
+            case _:
+                return None
 
     def _next(self) -> int:
         """Return the next seq. It is never given again, even if the write that uses it fails."""
@@ -385,20 +399,6 @@ class Book:
         """Forget what only the memory of the incarnation before has made true."""
         self._open.clear()
         self._doubtful.clear()
-
-
-def _rewound(step: Step, seq: int) -> Entry | None:
-    """Return the entry of a step of `plan.rewind` as it is from then on; None if it stays."""
-    match step.action:
-        case Action.PEND:
-            return replace(step.entry, rewound=seq)
-        case Action.CANCEL:
-            return replace(step.entry, state=State.CANCELLED, rewound=seq)
-        case Action.RECLAIM:
-            state = State.QUEUED if step.entry.state is State.CANCELLED else step.entry.state
-            return replace(step.entry, state=state, rewound=0)
-        case _:
-            return None
 
 
 def check_json(what: str, value: Json) -> None:

@@ -54,6 +54,8 @@ class Entry:
         rewound: seq of the rewind that went back to before it; 0: none did, or a replay has claimed it since.
         error: why its undo or its sending failed last.
         began: seconds since the epoch.
+        past: (seq, rewound) of the times it was gone back to before, and claimed or done again: a checkpoint with a
+            mark from ``seq`` up to ``rewound``, that excluded, counts on it as well.
     """
 
     life: int
@@ -70,6 +72,7 @@ class Entry:
     rewound: int = 0
     error: str = ""
     began: float = 0.0
+    past: tuple[tuple[int, int], ...] = ()
 
     @property
     def pending(self) -> bool:
@@ -81,6 +84,11 @@ class Entry:
         """Whether something may still have to be done about it."""
         return self.rewound > 0 or self.state in _LOOSE
 
+    def closed(self, seq: int) -> tuple[tuple[int, int], ...]:
+        """Return its past, were it done or claimed anew now; ``seq`` is that of a rewind that happens now, or 0."""
+        rewound = self.rewound or seq
+        return (*self.past, (self.seq, rewound)) if rewound else self.past
+
     def to_json(self) -> dict[str, Any]:
         """Return it for a ledger."""
         return {name: getattr(self, name) for name in _FIELDS}
@@ -89,6 +97,7 @@ class Entry:
     def from_json(cls, value: Mapping[str, Any]) -> Entry:
         """Read what `to_json` wrote."""
         known = {name: value[name] for name in _FIELDS if name in value}
+        known["past"] = tuple((int(seq), int(rewound)) for seq, rewound in value.get("past", ()))
         return cls(**{**known, "kind": Kind(value["kind"]), "state": State(value["state"])})
 
 

@@ -54,12 +54,8 @@ def rewind(entries: Iterable[Entry], mark: Mark) -> list[Step]:
         entries: those past the mark and those that are loose, in any order; others stay as they are.
         mark: the checkpoint's.
     """
-    ordered = sorted(entries, key=lambda entry: entry.seq)
-    steps = [
-        Step(action, entry)
-        for entry in ordered
-        if (action := _past(entry) if entry.seq > mark.seq else _covered(entry, mark)) is not None
-    ]
+    ordered = sorted(entries, key=lambda entry: _counted(entry, mark) or entry.seq)
+    steps = [Step(action, entry) for entry in ordered if (action := _action(entry, mark)) is not None]
     return sorted(steps, key=lambda step: step.action is Action.MISSING)
 
 
@@ -91,6 +87,18 @@ def settle(entries: Iterable[Entry], upto: Mark | None, life: int) -> list[Step]
     return [*undos, *sends]
 
 
+def _action(entry: Entry, mark: Mark) -> Action | None:
+    if entry.seq <= mark.seq:
+        return _covered(entry, mark)
+    return _returned(entry) if _counted(entry, mark) and entry.kind is not Kind.ONCE else _past(entry)
+
+
+def _counted(entry: Entry, mark: Mark) -> int:
+    """Return the seq under which this memory knows an entry that others have done since; 0 if it does not."""
+    known = (seq for seq, rewound in entry.past if seq <= mark.seq < rewound and entry.life == mark.life)
+    return next(known, 0)
+
+
 def _past(entry: Entry) -> Action | None:
     if entry.kind is Kind.COMPENSABLE and entry.state in STANDING:
         return Action.PEND
@@ -112,3 +120,14 @@ def _covered(entry: Entry, mark: Mark) -> Action | None:
     if entry.state in {State.UNDOING, State.UNDONE}:
         return Action.MISSING
     return Action.RECLAIM if entry.pending or entry.state is State.CANCELLED else None
+
+
+def _returned(entry: Entry) -> Action | None:
+    """Return what is to be done about an entry that this memory counts on, and another has claimed or done since."""
+    match entry.state:
+        case State.UNDOING | State.UNDONE | State.FAILED:
+            return Action.MISSING
+        case State.SENDING | State.SENT:
+            return Action.KEEP
+        case _:
+            return Action.RECLAIM
