@@ -23,7 +23,13 @@ class Server:
     """
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+            parts.port  # noqa: B018 - raises ValueError
+        except ValueError:  # its words may repeat a piece of the password
+            raise StepError(
+                "tracking_uri= is not a URL; correct it, and write a / in a password as %2F"
+            ) from None
         self._place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._uri = f"{self._place}{parts.path.rstrip('/')}"
         user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME")

@@ -11,6 +11,7 @@ import holder
 import lineages
 import marking
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from tables import HOLDER, Table, blockers, find, first_line, lock, set_local
 
 from ckptrun.hooking.program import Answer, Context, HookFailedError, TryAgainError
@@ -77,8 +78,21 @@ class Settings:
         """Return the moment at which waiting for locks is over."""
         return min(time.monotonic() + self.wait, context.deadline - REPLY_SECONDS)
 
+    def _check_dsn(self) -> None:
+        """Refuse what was meant as a part of the password and would be taken, and told, for a host's name."""
+        try:
+            hosts = conninfo_to_dict(self.dsn).get("host") or ""
+        except psycopg.Error:
+            return
+        if any("@" in host[1:] for host in str(hosts).split(",")):  # a first one is an abstract socket's
+            raise HookFailedError(
+                "option dsn names a host with an @ in it: write an @ in a password as %40, likewise all but letters"
+                " and digits"
+            )
+
     def connect(self, name: str = NAME) -> psycopg.Connection[Any]:
         """Connect."""
+        self._check_dsn()
         try:
             connection: psycopg.Connection[Any] = psycopg.connect(
                 self.dsn, autocommit=True, connect_timeout=5, application_name=name, prepare_threshold=None

@@ -84,8 +84,11 @@ class Server:
             self._client = redis.Redis.from_url(
                 settings.url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
             )
-        except ValueError as error:
-            raise HookFailedError(f"option url: {error}") from None
+        except ValueError:  # its words may repeat a piece of the password
+            raise HookFailedError(
+                "option url is no URL that Redis understands: write redis://USER:PASSWORD@HOST:PORT/0 (or rediss://,"
+                " unix://), and write a / in a password as %2F, likewise all but letters and digits"
+            ) from None
         info: Mapping[str, Any] = self._client.info("server")
         if int(str(info["redis_version"]).split(".")[0]) < OLDEST:
             raise HookFailedError(

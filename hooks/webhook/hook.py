@@ -52,6 +52,9 @@ def main() -> int:
     """Deliver this phase; return the exit code."""
     context = json.load(sys.stdin)
     options = context["options"]
+    if not _is_url(options["url"]):
+        print("url= is not a URL; correct it, and write a / in a password as %2F", file=sys.stderr)
+        return 1
     if context.get("dry_run"):
         reason = f"would POST {context['phase']} to {_place(options['url'])}"
         print(json.dumps({"outcome": "ok", "reason": reason, "done": ["posted"]}))
@@ -198,6 +201,15 @@ def _named_pause(value: str | None) -> float:
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _is_url(url: str) -> bool:
+    """Tell whether what stands for host and port is one, and not a piece of a password."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _place(url: str) -> str:

@@ -227,6 +227,13 @@ def test_a_database_out_of_reach_is_told():
     assert reason.startswith("MLflow's database cannot be used: ")
 
 
+def test_a_password_that_is_not_encoded_is_not_taken_for_a_place():
+    options = {"tracking_uri": "http://me:s3cr3t/more@127.0.0.1:1/", "run_id": "0" * 32}
+    answer = call_inside("mlflow", "pre-checkpoint", options=options)
+    assert answer.reason.startswith("tracking_uri= is not a URL; correct it")
+    assert "s3cr3t" not in answer.out + answer.err
+
+
 def test_a_note_too_large_for_a_checkpoint_leaves_it_to_times():
     hook = program("mlflow")
 

@@ -138,6 +138,7 @@ def test_a_trigger_that_was_removed_is_there_again_at_the_next_checkpoint(world:
         ({"tables": ["orders:id"], "mode": "mark"}, "ADD COLUMN rewound_at timestamptz"),
         ({"tables": ["orders:id"], "mode": "delete", "role": "clerk"}, "go with mode=undo"),
         ({"dsn": "secret=secret"}, "no connection string"),
+        ({"dsn": "postgresql://me:more@secret@nowhere/db"}, "write an @ in a password as %40"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_checkpoint(

@@ -331,6 +331,7 @@ def test_a_run_that_was_taken_over_undoes_nothing(world: World):
         ({"limit": 0.0001}, "raise option limit"),
         ({"mode": "mark"}, "one of delete, move"),
         ({"url": "secret@nowhere"}, "option url"),
+        ({"url": "redis://:secret/more@nowhere"}, "write a / in a password as %2F"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_checkpoint(

@@ -112,6 +112,14 @@ def test_a_receiver_that_never_answers_fails_in_its_time(receiver: Receiver):
     assert is_silent(answer)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_password_that_is_not_encoded_is_not_taken_for_a_place(dry_run: bool):
+    url = f"http://me:{SECRET}/more@127.0.0.1:1/"
+    answer = call("webhook", "on-exit", options={"url": url}, dry_run=dry_run)
+    assert answer.reason.startswith("url= is not a URL; correct it")
+    assert SECRET not in answer.out + answer.err
+
+
 def test_a_receiver_that_is_down_is_named_without_the_secrets():
     (port,) = free_ports(1)
     answer = post(f"http://user:{SECRET}@127.0.0.1:{port}", retries=1)
