@@ -70,6 +70,10 @@ def start(name: str, given: dict[str, Any]) -> Forked:
         for number, closed in ((0, "r"), (1, "w"), (2, "w")):
             setattr(sys, ("stdin", "stdout", "stderr")[number], os.fdopen(number, closed))
         program = HOOKS / name / "hook.py"
+        for module in [m for m in sys.modules if _is_a_hooks(m)]:
+            del sys.modules[
+                module
+            ]  # another hook's, of the same name: a program of its own would not have it
         sys.path.insert(0, str(program.parent))
         sys.argv = [str(program)]
         runpy.run_path(str(program), run_name="__main__")
@@ -83,6 +87,10 @@ def start(name: str, given: dict[str, Any]) -> Forked:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _is_a_hooks(module: str) -> bool:
+    return (getattr(sys.modules[module], "__file__", None) or "").startswith(f"{HOOKS}/")
 
 
 def call(name: str, phase: str, **fields: Any) -> Answer:
