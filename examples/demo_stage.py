@@ -118,7 +118,7 @@ class Run:
 
     def _follow(self) -> None:
         words = self._workshop.ckptrun("events", NAME, "--store", self._workshop.store, "--follow")
-        while self.process.poll() is None and not self.events:  # it has to begin first
+        while self.process.poll() is None:  # until it has begun, those of a run before are all there is
             feed = self._start(words, subprocess.DEVNULL)
             for line in feed.stdout or ():
                 self.events.append(json.loads(line))
