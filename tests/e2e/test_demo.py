@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from support import postgres
 from support.processes import PATIENCE, die_with_parent
 from support.run import REPOSITORY
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, program: str = "demo.py") -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "examples" / "demo.py"), *words],
+        [sys.executable, str(REPOSITORY / "examples" / program), *words],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -63,3 +64,13 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: int):
     while left := left_behind(tmp_path):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+def test_the_story_of_the_orders_ends_well_and_leaves_nothing_behind(open_folder: Path):
+    postgres.programs()  # without them it is skipped
+    story = start(open_folder, "--seed", "5", "--kills", "2", "--orders", "12", program="orders_world.py")
+    told, _ = story.communicate(timeout=3 * PATIENCE)
+    assert story.returncode == 0, told
+    assert told.count("SIGKILL to the job") == told.count("SIGKILL to ckptrun") == 1, told
+    assert told.count("  equal  ") == 7, told
+    assert left_behind(open_folder) == []
