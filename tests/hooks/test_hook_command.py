@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -90,3 +92,25 @@ def test_a_line_is_in_the_hooks_process_group_and_is_killed_with_it(tmp_path: Pa
         time.sleep(POLL_SECONDS)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)  # ends when nobody holds its pipes: the line's own sleep neither
+
+
+def test_the_line_dies_with_the_hook(tmp_path: Path):
+    """As the hook does with ckptrun: the next run's line must not meet that of the last one."""
+    pid = tmp_path / "pid"
+    line = f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000"
+    process = start("command", context("pre-restore", options={"pre-restore": line}))
+    deadline = time.monotonic() + PATIENCE
+    while not pid.exists():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+    end = os.pidfd_open(int(pid.read_text()))
+    process.kill()
+    process.wait()
+    try:
+        assert select.select([end], [], [], PATIENCE)[0]
+    finally:
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(end, signal.SIGKILL)
+        os.close(end)
