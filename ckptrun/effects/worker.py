@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import selectors
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,9 @@ def run(entry: Entry, surroundings: Surroundings, seconds: float = SECONDS) -> s
         "path": place.get("path", []),
         "sdk": surroundings.sdk,
     }
+    user: Any = call.get("user")
+    if user:
+        surroundings = replace(surroundings, identity=_identity(*user))
     cwd = str(place.get("cwd") or surroundings.cwd)
     try:
         return _run(
@@ -81,6 +85,13 @@ def run(entry: Entry, surroundings: Surroundings, seconds: float = SECONDS) -> s
     ) as error:  # whatever the job has said that it is, one that cannot be run holds up none
         why = error.strerror if isinstance(error, OSError) else error
         return f"{executable!r} could not be started in {cwd!r}: {why}"
+
+
+def _identity(uid: int, gid: int) -> tuple[int, int, tuple[int, ...]]:
+    try:
+        return uid, gid, tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except KeyError:
+        return uid, gid, (gid,)
 
 
 def _run(argv: list[str], request: bytes, cwd: str, surroundings: Surroundings, seconds: float) -> str:

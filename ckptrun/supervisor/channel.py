@@ -16,7 +16,7 @@ import struct
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ckptrun.capsule.processes import is_below
 from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, Resume
@@ -47,6 +47,14 @@ _ROOM = socket.CMSG_SPACE(_CREDENTIALS.size)
 """For credentials and nothing else: descriptors that come along are closed by the kernel."""
 
 
+class _Credentials(NamedTuple):
+    """What the kernel says of a sender."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request, or one notice, of a process of the job's.
@@ -57,6 +65,7 @@ class Asked:
         pid: of its sender, as this process sees it.
         incarnation: that is alive.
         answer: takes the reply's fields; see `reply` and `fail`.
+        user: its sender's user and group, as this process sees them.
     """
 
     do: str
@@ -64,6 +73,7 @@ class Asked:
     pid: int
     incarnation: int
     answer: Callable[[dict[str, Any]], None]
+    user: tuple[int, int] = (0, 0)
 
     def reply(self, **fields: Any) -> None:
         """Answer that it is done; any thread, once. After the incarnation's end nobody hears it."""
@@ -101,7 +111,7 @@ class Channel:
         self._lock = threading.Lock()
         self._open: dict[str, object] = {}
         self._done: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
-        self._early: list[tuple[bytes, int, Any]] = []
+        self._early: list[tuple[bytes, _Credentials, Any]] = []
         self._incarnation = 0
         self._restores = 0
         self._init = 0
@@ -230,34 +240,34 @@ class Channel:
                 if self._live and self._early:
                     with self._lock:
                         early, self._early = self._early, []
-                    for data, pid, sender in early:
-                        self._take(data, pid, sender)
+                    for data, who, sender in early:
+                        self._take(data, who, sender)
 
     def _receive(self) -> None:
         try:
             data, extra, flags, sender = self._socket.recvmsg(LIMIT, _ROOM)
         except OSError:
             return
-        pid = next(
+        who = next(
             (
-                _CREDENTIALS.unpack(content)[0]
+                _Credentials(*_CREDENTIALS.unpack(content))
                 for level, kind, content in extra
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
             ),
-            0,
+            _Credentials(0, 0, 0),
         )
-        if flags & socket.MSG_TRUNC or not self._init or not is_below(pid, self._init):
+        if flags & socket.MSG_TRUNC or not self._init or not is_below(who.pid, self._init):
             return
         if self._live and not self._early:
-            self._take(data, pid, sender)
+            self._take(data, who, sender)
         elif len(self._early) < KEPT_EARLY:
             with self._lock:
-                self._early.append((data, pid, sender))
+                self._early.append((data, who, sender))
 
-    def _take(self, data: bytes, pid: int, sender: object) -> None:
+    def _take(self, data: bytes, who: _Credentials, sender: object) -> None:
         try:
             if data[:1] == b"{":
-                self._take_request(json.loads(data), pid, sender)
+                self._take_request(json.loads(data), who, sender)
             else:
                 self._lines(self._incarnation, _lines(data))
         except Exception as error:  # noqa: BLE001 - whatever a job sends, the run goes on
@@ -265,13 +275,13 @@ class Channel:
                 self._note(f"the job sent what ckptrun cannot take: {error!r}")
             self._said = True
 
-    def _take_request(self, fields: Any, pid: int, sender: object) -> None:
+    def _take_request(self, fields: Any, who: _Credentials, sender: object) -> None:
         if not isinstance(fields, dict) or not isinstance(do := fields.get("do"), str):
             return
         identity = fields.get("id")
         name = _reply_name(sender, self._place.senders)
         if identity is None or not name:
-            asked = Asked(do, fields, pid, self._incarnation, lambda _reply: None)
+            asked = Asked(do, fields, who.pid, self._incarnation, lambda _reply: None, (who.uid, who.gid))
             if handler := self._handlers.get(do):
                 handler(asked)
             return
@@ -289,11 +299,11 @@ class Channel:
         elif full and not known:
             self._send(name, self._reply_bytes(identity, number, _BUSY))
         elif not known:
-            self._pass_on(
-                Asked(
-                    do, fields, pid, number, lambda reply: self._answer(token, identity, name, number, reply)
-                )
-            )
+
+            def answer(reply: dict[str, Any]) -> None:
+                self._answer(token, identity, name, number, reply)
+
+            self._pass_on(Asked(do, fields, who.pid, number, answer, (who.uid, who.gid)))
 
     def _pass_on(self, asked: Asked) -> None:
         if asked.fields.get("v") != VERSION:

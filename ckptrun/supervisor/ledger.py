@@ -7,6 +7,7 @@ with a mark, or if there is one already. Requests are answered by one thread, un
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -224,7 +225,7 @@ class Effects:
                 if asked.incarnation != self._alive:
                     return  # nobody hears the answer, and nothing of it may be begun
                 self._ready()
-                reply = self._desk.answer(asked.fields, asked.incarnation)
+                reply = self._desk.answer(self._signed(asked), asked.incarnation)
             stays = reply.get("act") == "run"
             asked.reply(**reply)
         except FencedError as error:
@@ -240,6 +241,17 @@ class Effects:
             if section and not stays:
                 left = CriticalLeft(time.monotonic(), asked.incarnation, section)
                 self._shell.enqueue(lambda: self._shell.tell(left))
+
+    def _signed(self, asked: Asked) -> Mapping[str, object]:
+        """Return what is asked; what a process of another user than the job's has done for it is done as that user."""
+        call = asked.fields.get("call")
+        if not isinstance(call, dict):
+            return asked.fields
+        identity = self._wanted.surroundings.identity
+        call = {name: value for name, value in call.items() if name != "user"}
+        if asked.user[0] != (identity[0] if identity else os.getuid()):
+            call["user"] = list(asked.user)
+        return {**asked.fields, "call": call}
 
     def _opened(self) -> Book:
         """Return the book; with the gate held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from ckptrun.effects.ledger import open_ledger
 from ckptrun.effects.model import Kind
 from ckptrun.effects.worker import Surroundings
 from ckptrun.errors import LedgerUnavailableError
+from ckptrun.supervisor.channel import Asked
 from ckptrun.supervisor.ledger import Effects, Wanted
 
 if TYPE_CHECKING:
@@ -131,3 +133,15 @@ def test_a_start_is_told_once_whoever_comes_first(tmp_path: Path):
     assert done(told(effects), "charge") == Do.RUN
     assert done(told(effects), "charge") == Do.RETURN
     assert len(opened) == 1
+
+
+def test_only_the_kernel_says_whose_undo_it_is(tmp_path: Path):
+    effects = Runs(tmp_path, named=False).another(finished=False)
+    call = {"function": "a:b", "user": [0, 0]}
+
+    def signed(*user: int) -> object:
+        asked = Asked("effect", {"op": "begin", "call": call}, 1, 1, lambda _reply: None, user)  # type: ignore[arg-type]
+        return effects._signed(asked)["call"]
+
+    assert signed(os.getuid(), os.getgid()) == {"function": "a:b"}
+    assert signed(65534, 65533) == {"function": "a:b", "user": [65534, 65533]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -153,3 +154,19 @@ def test_it_runs_in_the_jobs_interpreter(folder: Path, name: str):
 
 def _which(name: str) -> bool:
     return any(os.access(f"{place}/{name}", os.X_OK) for place in os.environ["PATH"].split(os.pathsep))
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("python3", path="/usr/bin"), reason="needs root to be another user"
+)
+def test_it_runs_as_the_user_whose_process_asked_for_it():
+    """A process that has given up the job's rights must not get them back by an undo."""
+    call: dict[str, Any] = {
+        "function": "subprocess:check_call",
+        "args": [["sh", "-c", "test $(id -u):$(id -g) = 65534:65534"]],
+        "place": {"executable": "/usr/bin/python3", "cwd": "/"},
+    }
+    around = worker.Surroundings({"PATH": os.environ["PATH"]}, "/")
+    assert "non-zero" in worker.run(Entry(1, "k1", Kind.COMPENSABLE, 1, State.UNDOING, call=call), around)
+    call["user"] = [65534, 65534]
+    assert worker.run(Entry(1, "k1", Kind.COMPENSABLE, 1, State.UNDOING, call=call), around) == ""

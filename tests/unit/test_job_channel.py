@@ -422,3 +422,21 @@ def test_without_ckptrun_nothing_is_asked(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(NotUnderCkptrunError, match="ckptrun -- COMMAND"):
         _channel.request("checkpoint")
     assert not _channel.notice("heartbeat")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_a_sender_is_known_by_what_it_is_when_it_sends(meeting: Meeting):
+    meeting.start(word=meeting.take)
+    child = os.fork()
+    if child == 0:
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            sock.connect(meeting.socket)
+            os.setgid(65533)
+            os.setuid(65534)
+            sock.send(b'{"v": 1, "do": "word"}')
+        finally:
+            os._exit(0)
+    (asked,) = meeting.wait(1)
+    os.waitpid(child, 0)
+    assert (asked.pid, asked.user) == (child, (65534, 65533))
