@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLES = REPOSITORY / "examples"
 KILLS = 20
-ORDERS = 120
+ORDERS = 90
 SLOWNESS = 0.03
 """Seconds of each of an order's three requests, so that most kills fall into one."""
 KINDS = ("job", "supervisor", "job in mid-dump", "supervisor in mid-dump")
