@@ -9,6 +9,7 @@ from __future__ import annotations
 from ckptrun.journal.aside import ASIDE_LIMIT, SetAside, listed
 from ckptrun.journal.capture import Journal
 from ckptrun.journal.captured import Capture, Frozen, Prepared
+from ckptrun.journal.identities import moved
 from ckptrun.journal.populate import populate
 from ckptrun.journal.record import FileRecord, How, Kind, Part, records_from_json, records_to_json
 from ckptrun.journal.rollback import RollbackReport, keep_tail, rollback
@@ -29,6 +30,7 @@ __all__ = [
     "SetAside",
     "keep_tail",
     "listed",
+    "moved",
     "populate",
     "records_from_json",
     "records_to_json",

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Source
     from ckptrun.journal.aside import Aside, SetAside
 
-_DATABASE = b"SQLite format 3\0"
-_JOURNALED = b"\1\1"
-"""SQLite's header, bytes 18 and 19: written and read with a rollback journal, the default."""
 _REPLACED = "replaced"
 _CREATED = "created after the checkpoint"
 
@@ -77,7 +74,6 @@ class Bringing:
         with self.trying(record.path, "rolled back"):
             self._one(record, self.prefix + record.path)
         if len(self.problems) == before and record.kind is not Kind.DIRECTORY and not record.link:
-            self._distrusted(record, self.prefix + record.path)
             self.attributes(record)
 
     def attributes(self, record: FileRecord) -> None:
@@ -127,19 +123,6 @@ class Bringing:
                     "written anew, and what stood there is kept aside (ckptrun files)"
                 )
 
-    def _distrusted(self, record: FileRecord, full: str) -> None:
-        """Say so if the job will take a database of its own, which is another file now, for a replaced one."""
-        if not record.inode or record.inode == os.lstat(full).st_ino:
-            return
-        with open(full, "rb") as file:  # noqa: PTH123 - a name with surrogates
-            head = file.read(20)
-        if head.startswith(_DATABASE) and head[18:] == _JOURNALED:
-            self.notes.append(
-                f"{printable(record.path)} is a SQLite database that the job has open, and another file than it was: "
-                "SQLite refuses to write to it ('attempt to write a readonly database') until it is opened anew; a "
-                "database in WAL mode (PRAGMA journal_mode=WAL) is not affected"
-            )
-
     def _truncate(self, record: FileRecord, full: str) -> bool:
         """Cut a file back; false if it cannot be opened for writing, so that it must be replaced."""
         try:
@@ -174,11 +157,11 @@ class Bringing:
     def _replace(self, record: FileRecord, full: str) -> None:
         """Replace a file: by a new one and a rename, or in place if that cannot be or somebody knows it otherwise.
 
-        A job that had it open may know its inode: SQLite writes no more to a database that it takes for replaced. In
-        place takes room for a copy of what stands there; where that is too much, the inode is given up.
+        A job that had it open may know it by its inode (see `identities`). In place takes room for a copy of what
+        stands there; where that is too much, the inode is given up.
         """
         status = os.lstat(full)
-        known = status.st_ino == record.inode and status.st_size <= self.aside.limit
+        known = (status.st_dev, status.st_ino) == record.opened and status.st_size <= self.aside.limit
         links = status.st_nlink - self.aside.links_to(full, record.path, _REPLACED)
         shared = not record.tree and links > 1
         self.step("write")

@@ -153,7 +153,7 @@ class Freezing:
         """Draft a regular file: unchanged, or opened and taken."""
         status = file.status
         if (status.st_dev, status.st_ino) in self.found.files:
-            record = replace(record, inode=status.st_ino)
+            record = replace(record, opened=(status.st_dev, status.st_ino))
         if file.append_only:
             record = replace(record, append=True)
         known = self.known.get((status.st_dev, status.st_ino))
@@ -243,5 +243,5 @@ def _described(
         private=record.private,
         how=how,
         exact=exact,
-        inode=record.inode,
+        opened=record.opened,
     )

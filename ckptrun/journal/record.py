@@ -99,8 +99,8 @@ class FileRecord:
         exact: false: the content was not captured (limit, or not readable); a rollback leaves the file alone
             and says so.
         identity: present where times prove the file unchanged.
-        inode: of a file that was open for writing or mapped shared; 0 for others. Programs compare it to tell whether
-            their file has been replaced, so a rollback keeps it where it can.
+        opened: device and inode of a file that was open for writing or mapped shared; None for others. Programs compare
+            them to tell whether their file has been replaced: see `ckptrun.journal.identities`.
     """
 
     path: str
@@ -122,7 +122,7 @@ class FileRecord:
     how: How = How.NONE
     exact: bool = True
     identity: Identity | None = None
-    inode: int = 0
+    opened: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the record for the manifest's facts; fields that say nothing are left out."""
@@ -154,8 +154,8 @@ class FileRecord:
         if self.identity is not None:
             known = self.identity
             out["identity"] = [known.boot, known.dev, known.inode, known.ctime_ns]
-        if self.inode:
-            out["inode"] = self.inode
+        if self.opened is not None:
+            out["opened"] = list(self.opened)
         return out
 
     @classmethod
@@ -174,6 +174,7 @@ class FileRecord:
     @classmethod
     def _parse(cls, value: dict[str, Json]) -> FileRecord:
         identity = cast("tuple[str, int, int, int] | None", value.get("identity"))
+        opened = cast("list[int] | None", value.get("opened"))
         parts = cast("list[tuple[str, int]]", value.get("parts", []))
         holes = cast("list[tuple[int, int]]", value.get("holes", []))
         xattrs = cast("list[tuple[Json, str]]", value.get("xattrs", []))
@@ -199,7 +200,7 @@ class FileRecord:
             how=How(cast("str", value.get("how", "none"))),
             exact=bool(value.get("exact", True)),
             identity=None if identity is None else Identity(*identity),
-            inode=_integer(value.get("inode", 0)),
+            opened=None if opened is None else (_integer(opened[0]), _integer(opened[1])),
         )
 
 

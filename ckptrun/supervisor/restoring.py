@@ -17,7 +17,7 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
-from ckptrun.criu import engine, locks, restoring
+from ckptrun.criu import engine, identities, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
     CorruptError,
@@ -30,7 +30,7 @@ from ckptrun.errors import (
     StoreUnreachableError,
     UnfitError,
 )
-from ckptrun.journal import keep_tail, populate, records_from_json, rollback
+from ckptrun.journal import keep_tail, moved, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.attempt import PRIVATE
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
@@ -179,7 +179,8 @@ class Restorer:
         self._open_capsule(incarnation, helper, self._offsets(facts))
         Problems(tools.note).tell(populate(records, images.files.__getitem__, Path(incarnation.root())))
         tools.journal.resume(records, command.checkpoint)
-        self._run_criu(incarnation, images, facts, helper)
+        others = moved(records, incarnation.root())
+        self._run_criu(incarnation, identities.renamed(images.streams, others), facts, helper)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
         return cut
@@ -220,7 +221,9 @@ class Restorer:
         if folder is not None:
             make_private_tmp(folder, self._tools.privilege.owner)
 
-    def _run_criu(self, incarnation: Incarnation, images: Images, facts: Facts, helper: Helper) -> None:
+    def _run_criu(
+        self, incarnation: Incarnation, streams: Mapping[str, Source], facts: Facts, helper: Helper
+    ) -> None:
         tools = self._tools
         folder = tools.workplace / "restore"
         engine.clean(folder)
@@ -229,14 +232,14 @@ class Restorer:
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
             spawn = incarnation.spawn_criu(None)
-            adopter = ROOT_PID if tools.reader.has_orphans(images.streams) else 0
+            adopter = ROOT_PID if tools.reader.has_orphans(streams) else 0
             retrying = functools.partial(self._retrying, incarnation)
             incarnation.restoring()
             for pause in (*AGAIN_AFTER, None):
                 try:
-                    with tools.network.restoring(images.streams, facts.criu_flags) as (streams, sentences):
+                    with tools.network.restoring(streams, facts.criu_flags) as (served, sentences):
                         request = restoring.RestoreRequest(
-                            streams, facts.last_pid, inherit, facts.criu_flags, retrying, adopter
+                            served, facts.last_pid, inherit, facts.criu_flags, retrying, adopter
                         )
                         restoring.restore(place, request, spawn, RESTORE_SECONDS)
                     break

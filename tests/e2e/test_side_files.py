@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.run import RESTORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,32 +135,64 @@ def test_closed_files_come_back(lab: Lab, end: Callable[[Lab, Run], Run]):
     expect_result(lab, ended.out)
 
 
-DATABASE = """
-import sqlite3, time
+DATABASES = """
+import os, sqlite3, tempfile
+import time
 from pathlib import Path
-base = sqlite3.connect("rows")
-base.execute("create table rows(step integer)")
+bases = {
+    name: sqlite3.connect(name, timeout=0)
+    for name in ("rows", "wal", os.path.join(tempfile.gettempdir(), "rows"), "/dev/shm/rows")
+}
+bases["wal"].execute("pragma journal_mode=wal")
+def both(name):
+    bases[name].execute("begin immediate")
+    second = sqlite3.connect(name, timeout=0)
+    try:
+        second.execute("begin immediate")
+        return "unlocked"
+    except sqlite3.OperationalError as error:
+        return str(error)
+    finally:
+        second.close()
+        bases[name].rollback()
+for base in bases.values():
+    base.execute("create table rows(step integer)")
 for step in range(30):
-    base.execute("insert into rows values (?)", (step,))
-    base.commit()
+    for base in bases.values():
+        base.execute("insert into rows values (?)", (step,))
+        base.commit()
     print("step", step, flush=True)
     while not Path(f"go-{step // 10}").exists():
         time.sleep(0.01)
-print(base.execute("select count(*), sum(step) from rows").fetchone())
+print(*[base.execute("select count(*), sum(step) from rows").fetchone() for base in bases.values()], flush=True)
+print(*map(both, bases), sep=", ")
 """
 
 
-def test_a_database_held_open_in_its_default_mode_is_written_on(lab: Lab):
-    run = lab.start(sys.executable, "-c", DATABASE, options=("--interval", "off"))
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_databases_held_open_are_written_on(lab: Lab, elsewhere: bool):
+    """SQLite compares the inode of its open file with that of the name, and locks by device and inode."""
+    run = lab.start(sys.executable, "-c", DATABASES, options=("--interval", "off"))
     for part in range(2):
         run.prints(f"step {part * 10}\n")
         run.checkpoint()
         go(lab, part)
         run.prints(f"step {part * 10 + 10}\n")
-        run.restored(run.kill_job)
+        if elsewhere:
+            run.kill_supervisor()
+            (lab.work / f"go-{part}").unlink()
+            for path in lab.work.iterdir():
+                path.unlink()
+                path.with_name(f"keeps the inode of {path.name}").touch()
+            run = lab.start(sys.executable, "-c", DATABASES, options=("--interval", "off"))
+            run.event(RESTORED)
+            go(lab, part)
+        else:
+            run.restored(run.kill_job)
     go(lab, 2)
     result = run.wait()
     assert result.code == 0, result
-    assert result.out.splitlines()[-1] == "(30, 435)"
-    with sqlite3.connect(lab.work / "rows") as base:
-        assert base.execute("select count(*), sum(step) from rows").fetchone() == (30, 435)
+    assert result.out.splitlines()[-2:] == [
+        " ".join(["(30, 435)"] * 4),
+        ", ".join(["database is locked"] * 4),
+    ]

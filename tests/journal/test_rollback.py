@@ -11,7 +11,7 @@ from journalkit import CONTENT, Checkpoint, Job, Keeper, age
 
 from ckptrun.core.model import BytesSource
 from ckptrun.errors import CorruptError, StoreFullError
-from ckptrun.journal import Journal, keep_tail, listed, rollback
+from ckptrun.journal import Journal, keep_tail, listed, moved, rollback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,17 +69,22 @@ def test_a_file_that_the_job_had_open_keeps_its_inode(job: Job, keeper: Keeper, 
     assert kept(aside) == {"replaced": b"Now and more"}
 
 
-@pytest.mark.parametrize(("mode", "told"), [("delete", True), ("wal", False)])
-def test_a_database_that_sqlite_will_take_for_replaced_is_named(
-    job: Job, keeper: Keeper, tmp_path: Path, aside: Path, mode: str, told: bool
+def test_databases_that_a_job_may_take_for_replaced_are_told(
+    job: Job, keeper: Keeper, tmp_path: Path, aside: Path
 ):
-    job.do(f"import sqlite3; db = sqlite3.connect('x.db'); db.execute('pragma journal_mode={mode}')")
-    job.do("db.execute('create table t(n)'); db.commit(); db.execute('select * from t')")
+    job.do(
+        "import sqlite3; bases = [sqlite3.connect(name) for name in ('same', 'other')]; log = open('log', 'a')"
+    )
+    job.do("[base.execute('create table t(n)') for base in bases]; [base.commit() for base in bases]")
     checkpoint = keeper.take(job)
-    (tmp_path / "x.db").unlink()
-    (tmp_path / "other").touch()  # takes the inode
-    report = checkpoint.rollback(aside)
-    assert ["x.db is a SQLite database" in note for note in report.notes] == [True][: int(told)]
+    then = {path.name: path.stat() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("other", "log"):
+        (tmp_path / name).unlink()
+        (tmp_path / f"keeps the inode of {name}").touch()
+    checkpoint.rollback(aside)
+    now = (tmp_path / "other").stat()
+    expected = {(then["other"].st_dev, then["other"].st_ino): (now.st_dev, now.st_ino)}
+    assert moved(checkpoint.records, "") == expected
 
 
 def test_a_change_that_left_size_and_times_is_found(checkpoint: Checkpoint, file: Path, aside: Path):

@@ -81,8 +81,6 @@ PROGRAMS = (
         "sqlite_wal",
         "SQLite in WAL mode, a writer and a reader",
         quick=Place.ELSEWHERE,
-        note="on another machine the database has another inode number: SQLite takes it for replaced and "
-        "leaves `-wal` and `-shm` beside it until it is next opened",
     ),
     Program(
         "asyncio_subprocesses", "asyncio with children that live on and children that end", quick=Place.HERE

@@ -1,0 +1,49 @@
+"""Which files are others than they were, to a job that remembers its open files by device and inode.
+
+SQLite and HDF5 do: a database whose name leads to another inode than the one opened counts as replaced, and is
+written no more (in SQLite's default journal mode), or locked apart from a connection opened later. A rollback keeps
+inodes where it can; on another machine, and in the capsule's own trees, files are others. What is returned here is
+put right in the job's memory (`ckptrun.criu.identities`). Called before CRIU restores, with every file in its place.
+"""
+
+# Names are strings with surrogates here; Path would add nothing.
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptrun.journal.candidates import Ident
+    from ckptrun.journal.record import FileRecord
+
+MAGICS = (b"SQLite format 3\0", b"\x89HDF\r\n\x1a\n")
+"""How the files begin whose libraries keep device and inode, side by side."""
+
+
+def moved(records: Iterable[FileRecord], root: str) -> dict[Ident, Ident]:
+    """Return device and inode at the freeze -> now, of the files that a job may take for replaced.
+
+    Args:
+        records: of the checkpoint.
+        root: where the capsule's root directory is seen.
+    """
+    found: dict[Ident, Ident] = {}
+    for record in records:
+        if record.opened is None or not record.exact:
+            continue
+        try:
+            now = os.lstat(root + record.path)
+            if not stat.S_ISREG(now.st_mode) or (now.st_dev, now.st_ino) == record.opened:
+                continue
+            with open(root + record.path, "rb") as file:
+                if not file.read(max(map(len, MAGICS))).startswith(MAGICS):
+                    continue
+        except OSError:
+            continue  # the rollback has said what it could not bring back
+        found[record.opened] = (now.st_dev, now.st_ino)
+    return found
