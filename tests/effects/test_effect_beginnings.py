@@ -54,6 +54,14 @@ class Runs:
         return Effects(wanted, unused, unused, lambda _text: None, lambda *_a, **_k: None)
 
 
+def fresh(effects: Effects) -> None:
+    """Start the job anew, and let the thread that tells the ledger come to its end: a run must not claim it later."""
+    effects.fresh(1)
+    idle = threading.Event()
+    effects._requests.do(idle.set)
+    assert idle.wait(30)
+
+
 def told(effects: Effects) -> Book:
     """Return the book as a request finds it."""
     with effects._gate:
@@ -71,7 +79,7 @@ def test_a_job_restored_before_its_first_effect_has_a_life_that_commits_settle(t
     runs = Runs(tmp_path, named=False)
     runs.up()
     effects = runs.another(finished=False)
-    effects.fresh(1)
+    fresh(effects)
     before = {"effects": effects.mark().to_json()}
     effects.restoring(2, before)
     book = told(effects)
@@ -86,7 +94,7 @@ def test_a_run_that_goes_on_before_its_first_effect_has_a_life_too(tmp_path: Pat
     runs = Runs(tmp_path, named=False)
     runs.up()
     first = runs.another(finished=False)
-    first.fresh(1)
+    fresh(first)
     effects = runs.another(finished=False)
     effects.restoring(1, {"effects": first.mark().to_json()})
     assert told(effects).life > 0
@@ -98,12 +106,12 @@ def test_a_start_that_the_ledger_was_not_told_of_is_told_after_a_restore(tmp_pat
     runs = Runs(tmp_path, named=True)
     runs.up()
     yesterday = runs.another(finished=None)
-    yesterday.fresh(1)
+    fresh(yesterday)
     assert done(told(yesterday), "charge") == Do.RUN
     told(yesterday).close()
     runs.down()
     effects = runs.another(finished=True)
-    effects.fresh(1)
+    fresh(effects)
     with pytest.raises(LedgerUnavailableError):
         told(effects)
     checkpoint = {"effects": effects.mark().to_json()}

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from support.postgres import PostgresServer
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> str:
     return postgres_server.database()

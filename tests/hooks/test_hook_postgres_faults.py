@@ -24,6 +24,8 @@ import ckptrun.hooking
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = Path(ckptrun.hooking.__file__).parent / "schema"
 
 

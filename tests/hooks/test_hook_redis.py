@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from support.hook_programs import Answer
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = Path(ckptrun.hooking.__file__).parent / "schema"
 
 

@@ -18,6 +18,8 @@ from support.s3 import BUCKET, S3Server, free_ports
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 OK = {"ok": True, "error": None}
 NUMBERS = itertools.count()
 CREDENTIALS = {"access_key": "tester", "secret_key": "tester-secret", "region": "us-east-1"}
