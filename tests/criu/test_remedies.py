@@ -176,7 +176,10 @@ def test_what_passes_by_itself_is_tried_again(
 ):
     job = begun(machine, WAITING, outside)
 
+    slept = dumping.time.sleep
+
     def pause(_: float) -> None:
+        monkeypatch.setattr(dumping.time, "sleep", slept)  # whoever waits for output sleeps, too
         os.kill(job.capsule.host_pid(1001) or 0, signal.SIGUSR1)
         job.out.find("accepted")
 
