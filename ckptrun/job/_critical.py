@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
 import threading
@@ -33,6 +34,18 @@ class _Mine(threading.local):
 _mine = _Mine()
 
 
+class _Around:
+    """A section that is open, to those that it has called in other threads; they have a copy of its context."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.pid = os.getpid()
+        self.life = _mine.life
+
+
+_around: contextvars.ContextVar[_Around | None] = contextvars.ContextVar("ckptrun_critical", default=None)
+
+
 class critical:  # noqa: N801 - used like the function it stands for
     """A section that no checkpoint falls into, as context manager or decorator.
 
@@ -55,6 +68,7 @@ class critical:  # noqa: N801 - used like the function it stands for
         if not _mine.depth and _channel.under_ckptrun():
             while not self._entered():
                 pass
+            _around.set(_Around())
         _mine.depth += 1
 
     def _entered(self) -> bool:
@@ -83,6 +97,9 @@ class critical:  # noqa: N801 - used like the function it stands for
         _mine.depth -= 1
         if _mine.depth or not _channel.under_ckptrun() or _mine.pid != os.getpid():
             return
+        around = _around.get()
+        if around is not None:
+            around.open = False
         if _page.read().same_life(_mine.life):  # sections end with their incarnation
             try:
                 _channel.request("critical", action="leave", section=_mine.name)
@@ -112,3 +129,14 @@ class critical:  # noqa: N801 - used like the function it stands for
 def inside_critical() -> bool:
     """Return whether the calling thread is inside a section that ckptrun knows of."""
     return _mine.depth > 0 and _mine.pid == os.getpid() and _page.read().same_life(_mine.life)
+
+
+def around_critical() -> bool:
+    """Return whether a section is open in this thread, or in one that has called this one with its context."""
+    around = _around.get()
+    return (
+        around is not None
+        and around.open
+        and around.pid == os.getpid()
+        and _page.read().same_life(around.life)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ import pytest
 from ckptrun import job
 from ckptrun.core.events import Begin, Candidate, Committed, JobStarted, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
+from ckptrun.job._critical import around_critical
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
 from ckptrun.supervisor.channel import Asked, Channel
 from ckptrun.supervisor.rendezvous import Rendezvous, job_environment
@@ -231,6 +233,29 @@ def test_a_section_that_waited_through_a_restore_begins_after_what_is_to_be_told
     sections = [section for _, section in asked]
     assert sections[::2] == sections[1::2]
     assert len(set(sections)) == 3
+
+
+def test_a_section_is_known_in_what_it_calls_in_other_threads_until_it_ends(meeting: Meeting):
+    meeting.start(critical=lambda asked: asked.reply())
+    told: list[bool] = []
+
+    def ask(context: contextvars.Context) -> None:
+        thread = threading.Thread(target=lambda: told.append(context.run(around_critical)))
+        thread.start()
+        thread.join(30)
+
+    with job.critical(), job.critical():
+        inside = contextvars.copy_context()
+        ask(inside)
+        ask(contextvars.Context())
+    ask(inside)
+    ask(contextvars.copy_context())
+    with job.critical():
+        ask(contextvars.copy_context())
+        ask(inside)
+        meeting.channel.begin(2, "", {})  # sections end with their incarnation
+        ask(contextvars.copy_context())
+    assert told == [True, False, False, False, True, False, False]
 
 
 def test_a_checkpoint_that_a_restore_comes_upon_has_succeeded(meeting: Meeting):
