@@ -9,7 +9,7 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ckptrun.effects.book import Call, Do
+from ckptrun.effects.calls import Call, Do
 from ckptrun.effects.model import Kind
 from ckptrun.effects.plan import Action, Step
 from ckptrun.errors import UsageError

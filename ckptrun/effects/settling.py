@@ -45,7 +45,7 @@ def settle(
     """
     result = Settled()
     held: set[str] = set()
-    for step in book.due(upto):
+    for step in book.works.due(upto):
         if not going():
             break
         name = _sender(step.entry)
@@ -68,14 +68,14 @@ def settle(
 def carry_out(book: Book, step: Step, run: Callable[[Entry], str], *, asked: bool = False) -> str | None:
     """Do one step; return why it failed, "" if it did not, None if it was not to be done any more."""
     try:
-        entry = book.take(step, asked=asked)
+        entry = book.works.take(step, asked=asked)
         if entry is None:
             return None
         error = run(entry)
-        book.settled(entry, error)
+        book.works.settled(entry, error)
         return error
     finally:
-        book.dropped(step.entry)
+        book.works.dropped(step.entry)
 
 
 def _sender(entry: Entry) -> str:

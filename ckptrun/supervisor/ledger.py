@@ -1,44 +1,36 @@
 """The effects of one run: the job's requests about them, restores, commits and the end. Rules are `ckptrun.effects`'.
 
 Nothing is opened for a job that uses no effects: the ledger is, with the first request, or at a restore to a checkpoint
-with a mark, or if there is one already. Requests are answered by one thread, undos and senders carried out by another.
+with a mark, or if there is one already. Requests (`effect_requests`) are answered by one thread, undos and senders carried
+out (`settlement`) by another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptrun.core.events import Committed, CriticalEntered, CriticalLeft
-from ckptrun.effects import worker
+from ckptrun.core.events import Committed
 from ckptrun.effects.book import Book
-from ckptrun.effects.desk import Desk, seconds_of
+from ckptrun.effects.desk import Desk
 from ckptrun.effects.model import Mark
 from ckptrun.effects.plan import Action
-from ckptrun.effects.settling import carry_out, settle
-from ckptrun.errors import CkptrunError, FencedError, LedgerError, LedgerLostError, UsageError
+from ckptrun.errors import CkptrunError, FencedError, LedgerError, LedgerLostError
+from ckptrun.supervisor.effect_requests import Requests
+from ckptrun.supervisor.settlement import Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.effects.ledger import Ledger
-    from ckptrun.effects.model import Entry
     from ckptrun.effects.plan import Step
-    from ckptrun.effects.settling import Settled
     from ckptrun.effects.worker import Surroundings
-    from ckptrun.supervisor.channel import Asked, Channel
+    from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.shell import Shell
     from ckptrun.supervisor.staged import LocalCopies
-
-END_TRIES = 3
-"""At the job's end, what fails is tried so often, a second and more apart."""
-_ENTERS = frozenset({"begin", "defer"})
-_LEAVES = frozenset({"end", "fail", "leave"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +81,19 @@ class Effects:
         self._note = note
         self._record = record
         self._gate = threading.RLock()
-        self._settling = threading.Lock()
         self._book: Book | None = None
         self._desk: Desk
         self._alive = 0
         self._began: bool | None = wanted.finished
         self._owed: Callable[[Book], None] | None = None
         self._said = ""
-        self._requests = _Hand("effects")
-        self._works = _Hand("undos and senders")
+        identity = wanted.surroundings.identity
+        self._requests = Requests(shell, identity[0] if identity else os.getuid(), self._answer)
+        self._settlement = Settlement(self._ready_now, wanted.surroundings, self._quietly, note, record)
 
     def attach(self, channel: Channel) -> None:
         """Answer the job's requests, and have checkpoints carry the mark."""
-        channel.register("effect", self._asked)
+        channel.register("effect", self._requests.asked)
         channel.remember("effects", lambda: self.mark().to_json(), lambda _value: None)
 
     def mark(self) -> Mark:
@@ -123,7 +115,7 @@ class Effects:
             self._owed = owed
             there = self._wanted.there()
         if there:
-            self._requests.do(self._quietly(self._begin))
+            self._requests.do(self._quietly(self._ready_now))
 
     def restoring(self, incarnation: int, told: Mapping[str, object]) -> None:
         """Reconcile the ledger with the checkpoint that is being restored.
@@ -164,7 +156,7 @@ class Effects:
         value = staged.facts.channel.get("effects") if staged else None
         mark = Mark.from_json(value if isinstance(value, dict) else None)
         if mark.life and self._book is not None:
-            self._works.do(self._quietly(lambda: self._settle(mark)))
+            self._settlement.commit(mark)
 
     def finish(self, *, well: bool) -> None:
         """Settle everything, if the job has ended well. Waits for it; says what could not be done."""
@@ -174,84 +166,20 @@ class Effects:
             with self._gate:
                 if self._book is None and not self._wanted.there():
                     return
-            for left in range(END_TRIES, 0, -1):
-                try:
-                    failed = self._settle(None).failed
-                except CkptrunError as error:
-                    failed = {"the ledger": str(error)}
-                if not failed:
-                    break
-                if left > 1:
-                    time.sleep(END_TRIES - left + 1.0)
-            for key, why in failed.items():
-                self._note(f"at the end of the job, effect {key!r} is not settled: {why}")
-            with self._gate:
-                self._ready().close()
+            self._settlement.finish()
+            self._ready_now().close()
 
     def close(self) -> None:
         """Answer nothing any more."""
         self._requests.stop()
-        self._works.stop()
+        self._settlement.stop()
 
-    def _asked(self, asked: Asked) -> None:
-        """Answer a request; in the channel's thread."""
-        operation = asked.fields.get("op")
-        if operation not in _ENTERS:
-            self._requests.do(lambda: self._answer(asked, _section(asked) if operation in _LEAVES else ""))
-            return
-        try:
-            seconds = seconds_of(asked.fields)
-        except UsageError as error:
-            asked.fail("usage", error.message, error.hint)
-            return
-        section, number = _section(asked), asked.incarnation
-
-        def let_in(_: str | None, error: str | None) -> None:
-            if error is None:
-                self._requests.do(lambda: self._answer(asked, section))
-            else:
-                asked.fail("unavailable", error)
-
-        def enter(now: float, waiter: int) -> CriticalEntered:
-            return CriticalEntered(now, number, section, seconds, waiter)
-
-        self._shell.enqueue(lambda: self._shell.ask(number, let_in, enter))
-
-    def _answer(self, asked: Asked, section: str) -> None:
-        """Answer a request whose section, if any, is open; it ends unless the job is to run its function now."""
-        stays = False
-        try:
-            with self._gate:
-                if asked.incarnation != self._alive:
-                    return  # nobody hears the answer, and nothing of it may be begun
-                self._ready()
-                reply = self._desk.answer(self._signed(asked), asked.incarnation)
-            stays = reply.get("act") == "run"
-            asked.reply(**reply)
-        except FencedError as error:
-            asked.fail("fenced", error.message, error.hint)
-        except LedgerError as error:
-            stays = asked.fields.get("op") == "end"  # it is asked again
-            asked.fail("ledger", error.message, error.hint)
-        except UsageError as error:
-            asked.fail("usage", error.message, error.hint)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the job hears of it and the thread goes on
-            asked.fail("internal", f"internal error: {error!r}")
-        finally:
-            if section and not stays:
-                left = CriticalLeft(time.monotonic(), asked.incarnation, section)
-                self._shell.enqueue(lambda: self._shell.tell(left))
-
-    def _signed(self, asked: Asked) -> Mapping[str, object]:
-        """Return what is asked; what a process of another user than the job's has done for it is done as that user."""
-        call = asked.fields.get("call")
-        if not isinstance(call, dict):
-            return asked.fields
-        identity = self._wanted.surroundings.identity
-        call = {name: value for name, value in call.items() if name != "user"}
-        if asked.user[0] != (identity[0] if identity else os.getuid()):
-            call["user"] = list(asked.user)
-        return {**asked.fields, "call": call}
+    def _answer(self, fields: Mapping[str, object], incarnation: int) -> dict[str, Any] | None:
+        with self._gate:
+            if incarnation != self._alive:
+                return None  # nothing of it may be begun
+            self._ready()
+            return self._desk.answer(fields, incarnation)
 
     def _opened(self) -> Book:
         """Return the book; with the gate held."""
@@ -261,13 +189,13 @@ class Effects:
             with contextlib.suppress(LedgerError):
                 for warning in ledger.warnings():
                     self._note(warning)
-            self._desk = Desk(book, self._wanted.lineage, lambda: self._shell.newest() or "", self._undo)
+            self._desk = Desk(book, self._wanted.lineage, lambda: self._shell.newest() or "", self._settlement.undo)
             self._book = book
         return self._book
 
-    def _begin(self) -> None:
+    def _ready_now(self) -> Book:
         with self._gate:
-            self._ready()
+            return self._ready()
 
     def _ready(self) -> Book:
         """Return the book once all that had to come first is done; with the gate held."""
@@ -298,34 +226,6 @@ class Effects:
                 counts[step.action.value] += 1
             self._record("effects-rewound", **{name: count for name, count in counts.items() if count})
 
-    def _settle(self, upto: Mark | None) -> Settled:
-        with self._settling:
-            with self._gate:
-                book = self._ready()
-            result = settle(book, upto, self._run)
-        for key in result.undone:
-            self._record("effect-undone", key=key)
-        for key in result.sent:
-            self._record("effect-sent", key=key)
-        for key, why in result.failed.items():
-            self._record("effect-failed", key=key, reason=why)
-            if upto is not None:
-                self._note(f"effect {key!r} could not be settled, the next checkpoint tries again: {why}")
-        return result
-
-    def _undo(self, step: Step) -> None:
-        def work() -> None:
-            with self._gate:
-                book = self._opened()
-            error = carry_out(book, step, self._run, asked=True)
-            if error is not None:
-                self._record("effect-failed" if error else "effect-undone", key=step.entry.key, reason=error)
-
-        self._works.do(self._quietly(work))
-
-    def _run(self, entry: Entry) -> str:
-        return worker.run(entry, self._wanted.surroundings)
-
     def _quietly(self, work: Callable[[], object]) -> Callable[[], None]:
         """Return `work`, made to say why it failed, once for each reason: it is tried again later."""
 
@@ -340,30 +240,3 @@ class Effects:
                 self._said = text
 
         return do
-
-
-class _Hand:
-    """A thread that does one thing after another; started with the first."""
-
-    def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._lock = threading.Lock()
-
-    def do(self, work: Callable[[], None]) -> None:
-        with self._lock:
-            if self._thread.ident is None:
-                self._thread.start()
-        self._queue.put(work)
-
-    def stop(self) -> None:
-        self._queue.put(None)
-
-    def _serve(self) -> None:
-        while (work := self._queue.get()) is not None:
-            work()
-
-
-def _section(asked: Asked) -> str:
-    token = asked.fields.get("token") if asked.fields.get("op") != "defer" else asked.fields.get("id")
-    return f"effect {token}"[:200]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from ckptrun.effects.book import Call, Do
+from ckptrun.effects.calls import Call, Do
 from ckptrun.effects.ledger import open_ledger
 from ckptrun.effects.model import Kind
 from ckptrun.effects.worker import Surroundings
@@ -149,7 +149,7 @@ def test_only_the_kernel_says_whose_undo_it_is(tmp_path: Path):
 
     def signed(*user: int) -> object:
         asked = Asked("effect", {"op": "begin", "call": call}, 1, 1, lambda _reply: None, user)  # type: ignore[arg-type]
-        return effects._signed(asked)["call"]
+        return effects._requests.signed(asked)["call"]
 
     assert signed(os.getuid(), os.getgid()) == {"function": "a:b"}
     assert signed(65534, 65533) == {"function": "a:b", "user": [65534, 65533]}

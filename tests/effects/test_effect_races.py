@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from effectkit import Supervisor, under
 
-from ckptrun.effects.book import Call, Do
+from ckptrun.effects.calls import Call, Do
 from ckptrun.effects.ledger import open_ledger
 from ckptrun.effects.model import Kind
 from ckptrun.effects.settling import carry_out
@@ -88,7 +88,7 @@ def test_an_undo_that_could_not_be_begun_is_asked_for_again(run: Supervisor):
     assert run.book.begin(call("second", Kind.COMPENSABLE, "undo")).do == Do.UNDO
     entry = run.book.entry("a")
     assert entry is not None
-    run.book.dropped(entry)
+    run.book.works.dropped(entry)
     assert run.book.begin(call("third", Kind.COMPENSABLE, "undo")).do == Do.UNDO
 
 

@@ -376,14 +376,14 @@ def test_a_begin_that_was_written_although_it_failed_is_begun_anew(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ):
     book = story.supervisor.book
-    real = book._ledger.write
+    real = book._keeper._ledger.write
 
     def write(*args: Any) -> None:
         real(*args)
-        monkeypatch.setattr(book._ledger, "write", real)
+        monkeypatch.setattr(book._keeper._ledger, "write", real)
         raise DownError("the reply was lost")
 
-    monkeypatch.setattr(book._ledger, "write", write)
+    monkeypatch.setattr(book._keeper._ledger, "write", write)
     with pytest.raises(effects.LedgerUnavailableError):
         effects.once("a", story.does("a"))
     assert story.states() == {"a": "started"}

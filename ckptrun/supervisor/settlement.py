@@ -1,0 +1,104 @@
+"""Settles the effects of a run in the background: at each commit, at the job's end, and when the job waits for an undo.
+
+What is due says `ckptrun.effects.plan`. One thread, started with the first; part of `ckptrun.supervisor.ledger`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ckptrun.effects import worker
+from ckptrun.effects.settling import carry_out, settle
+from ckptrun.errors import CkptrunError
+from ckptrun.supervisor.hand import Hand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptrun.effects.book import Book
+    from ckptrun.effects.model import Entry, Mark
+    from ckptrun.effects.plan import Step
+    from ckptrun.effects.settling import Settled
+    from ckptrun.effects.worker import Surroundings
+
+END_TRIES = 3
+"""At the job's end, what fails is tried so often, a second and more apart."""
+
+
+class Settlement:
+    """Undos and senders of one run.
+
+    Args:
+        ready: returns the book, once all that had to come first is done.
+        surroundings: what workers get.
+        quietly: makes something say why it failed, in place of raising.
+        note: takes sentences for the user.
+        record: takes events for the diary.
+    """
+
+    def __init__(
+        self,
+        ready: Callable[[], Book],
+        surroundings: Surroundings,
+        quietly: Callable[[Callable[[], object]], Callable[[], None]],
+        note: Callable[[str], None],
+        record: Callable[..., None],
+    ) -> None:
+        self._ready = ready
+        self._surroundings = surroundings
+        self._quietly = quietly
+        self._note = note
+        self._record = record
+        self._alone = threading.Lock()
+        self._hand = Hand("undos and senders")
+
+    def commit(self, mark: Mark) -> None:
+        """Settle what a checkpoint with ``mark`` covers, that is committed now; does not wait."""
+        self._hand.do(self._quietly(lambda: self._settle(mark)))
+
+    def undo(self, step: Step) -> None:
+        """Undo what the job waits for; does not wait."""
+
+        def work() -> None:
+            error = carry_out(self._ready(), step, self._run, asked=True)
+            if error is not None:
+                self._record("effect-failed" if error else "effect-undone", key=step.entry.key, reason=error)
+
+        self._hand.do(self._quietly(work))
+
+    def finish(self) -> None:
+        """Settle everything, the job having ended well; say what could not be done."""
+        failed: dict[str, str] = {}
+        for left in range(END_TRIES, 0, -1):
+            try:
+                failed = self._settle(None).failed
+            except CkptrunError as error:
+                failed = {"the ledger": str(error)}
+            if not failed:
+                break
+            if left > 1:
+                time.sleep(END_TRIES - left + 1.0)
+        for key, why in failed.items():
+            self._note(f"at the end of the job, effect {key!r} is not settled: {why}")
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._hand.stop()
+
+    def _settle(self, upto: Mark | None) -> Settled:
+        with self._alone:
+            result = settle(self._ready(), upto, self._run)
+        for key in result.undone:
+            self._record("effect-undone", key=key)
+        for key in result.sent:
+            self._record("effect-sent", key=key)
+        for key, why in result.failed.items():
+            self._record("effect-failed", key=key, reason=why)
+            if upto is not None:
+                self._note(f"effect {key!r} could not be settled, the next checkpoint tries again: {why}")
+        return result
+
+    def _run(self, entry: Entry) -> str:
+        return worker.run(entry, self._surroundings)
