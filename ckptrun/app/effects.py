@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.effects import plan
 from ckptrun.effects.ledger import open_ledger, without_password
-from ckptrun.effects.model import Mark
+from ckptrun.effects.model import Kind, Mark
 from ckptrun.effects.worker import Surroundings
 from ckptrun.errors import NoCheckpointError
 from ckptrun.supervisor.facts import Facts
@@ -38,7 +38,13 @@ def check_ledger(settings: RunSettings) -> None:
 
 
 def wanted_ledger(
-    settings: RunSettings, privilege: Privilege, vault: Vault, finished: bool | None, sdk: Path
+    settings: RunSettings,
+    privilege: Privilege,
+    vault: Vault,
+    finished: bool | None,
+    sdk: Path,
+    *,
+    takers: bool,
 ) -> Wanted:
     """Return what a run wants of its ledger.
 
@@ -48,6 +54,7 @@ def wanted_ledger(
         vault: knows the writer's epoch.
         finished: whether the run before ended well.
         sdk: the job's SDK, as workers find it.
+        takers: whether a hook takes messages.
     """
     lineage = lineage_in_ledger(settings.store_url, settings.name)
     url = ledger_url(settings.ledger, settings.run_dir)
@@ -64,6 +71,7 @@ def wanted_ledger(
         Surroundings(
             environment, str(settings.cwd), (job.uid, job.gid, job.groups) if job else None, str(sdk)
         ),
+        takers,
     )
 
 
@@ -96,15 +104,17 @@ def rewinding(store: StoreSettings, name: str, at: str | None, ledger: str) -> d
     value = Facts.from_json(lineage.load(record).facts).channel.get("effects")
     opened = _open(store, name, ledger)
     mark, head = Mark.from_json(value if isinstance(value, dict) else None), opened.head()
-    life = mark.life or head.life
+    life, seq = mark.life or head.life, mark.seq
     known = {
         (entry.life, entry.key): entry for entry in (*opened.since(max(mark.seq, life)), *opened.loose())
     }
-    steps = plan.rewind(known.values(), Mark(max(mark.seq, life), life))
+    mark = Mark(max(mark.seq, life), life)
+    steps = plan.rewind(known.values(), mark)
+    steps += plan.unsent(known.values(), mark)
     return {
         "checkpoint": record.id,
         "ledger": without_password(ledger_url(ledger, store.run_dir(name))),
-        "lost": head.seq < mark.seq,
+        "lost": head.seq < seq,
         "effects": [{"action": step.action.value, **_row(step.entry)} for step in steps],
     }
 
@@ -136,5 +146,6 @@ def _row(entry: Entry) -> dict[str, Any]:
         "seq": entry.seq,
         "began": rfc3339(entry.began),
         "result": result.get("value") if isinstance(result, dict) else None,
+        "sender": (entry.sender or "hooks") if entry.kind is Kind.DEFERRED else None,
         "error": entry.error or None,
     }

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ckptrun.capsule import helper as helpers
 from ckptrun.cuda.finding import in_use
 from ckptrun.errors import ConfigurationError
-from ckptrun.hooking.contract import TIMEOUT_SECONDS, Checkpoint, Hook, Occasion, Phase, Surroundings
+from ckptrun.hooking.contract import TIMEOUT_SECONDS, Checkpoint, Hook, Message, Occasion, Phase, Surroundings
 from ckptrun.hooking.phases import Hooks
 from ckptrun.supervisor.hooks import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from ckptrun.capsule.helper import Helper
@@ -135,7 +135,7 @@ def attempt(
     around = Surroundings(
         "hooks-test", secrets.token_hex(8), ("true",), str(cwd), environment, dry_run=dry_run
     )
-    hooks = Hooks(asked, around, launcher(helper), epoch=lambda: 1)
+    hooks = Hooks(asked, around, launcher(helper), epoch=lambda: 1, mailbag=_MadeUp())
     rans = hooks.run(
         occasion.phase, occasion, asked, {} if data is None else {hook.name: data for hook in asked}
     )
@@ -147,6 +147,7 @@ def attempt(
             "reason": ran.result.reason,
             "retry_after": ran.result.retry_after,
             "done": list(ran.result.done),
+            "released": list(ran.result.released),
             "data": ran.result.data,
             "events": list(ran.result.events),
             "seconds": round(ran.seconds, 4),
@@ -154,6 +155,27 @@ def attempt(
         }
         for ran in rans
     ]
+
+
+class _MadeUp:
+    """A `Mailbag` with a message that no job has written."""
+
+    def __init__(self) -> None:
+        self._waits = True
+
+    def take(self, skip: Collection[str], most: int, size: int) -> list[Message]:
+        del most, size
+        waits = self._waits and "test" not in skip
+        return [
+            Message("ckptrun-test", "test", {"text": "a message of 'ckptrun hooks test'"}, time.time())
+        ] * waits
+
+    def released(self, keys: Collection[str], hook: str) -> None:
+        del keys, hook
+        self._waits = False
+
+    def returned(self, keys: Collection[str], why: str) -> None:
+        del keys, why
 
 
 def _made_up(phase: Phase) -> Occasion:

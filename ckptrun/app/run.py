@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Capsule
+    from ckptrun.hooking.messages import Mailbag
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import Writer
 
@@ -134,7 +135,10 @@ class _Run:
         try:
             vault.start(run)
             finish = shell.run(parts, plan)
-            parts.effects.finish(well=finish.state is RunState.FINISHED)
+            parts.effects.finish(
+                well=finish.state is RunState.FINISHED,
+                hand_over=lambda: parts.hooks.hand_over(shell.incarnation),
+            )
             ended = replace(run, state=finish.state, exit=finish.exit, ended=time.time())
             vault.close(ended)
             beginning.mark(finished=finish.state is RunState.FINISHED)
@@ -200,7 +204,14 @@ class _Run:
             meeting.shared,
         )
         effects = Effects(
-            wanted_ledger(settings, self.privilege, vault, self.finished, meeting.shared[rendezvous.SDK]),
+            wanted_ledger(
+                settings,
+                self.privilege,
+                vault,
+                self.finished,
+                meeting.shared[rendezvous.SDK],
+                takers=any(hook.messages for hook in self.hooks),
+            ),
             shell,
             copies,
             self._note,
@@ -221,7 +232,7 @@ class _Run:
             self._note,
             channel,
             RunsHooks(
-                self._hooks(vault, diary),
+                self._hooks(vault, diary, effects.messages),
                 cuda_standby(self.hooks, settings.environment, settings.cwd, self.helper),
             ),
             effects,
@@ -272,7 +283,7 @@ class _Run:
             calls,
         )
 
-    def _hooks(self, vault: Vault, diary: EventLog) -> Hooks:
+    def _hooks(self, vault: Vault, diary: EventLog, mailbag: Mailbag) -> Hooks:
         settings = self.settings
         around = Surroundings(
             settings.name, secrets.token_hex(8), settings.command, str(settings.cwd), settings.environment
@@ -284,6 +295,7 @@ class _Run:
             epoch=lambda: vault.epoch,
             tell=self._note,
             record=diary.emit,
+            mailbag=mailbag,
         )
 
     def _room(self, size: int) -> str:

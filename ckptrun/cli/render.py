@@ -28,6 +28,8 @@ _REWINDING = {
     "cancel": "not sent, a replay queues it again",
     "reclaim": "counts again",
     "missing": "was undone, the job counts on it",
+    "send": "sent after the next checkpoint",
+    "hand": "handed to the hooks after the next checkpoint",
 }
 _STYLES = {
     "running": "green",
@@ -81,13 +83,21 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> None:
             (
                 row["key"],
                 row["kind"],
-                f"{row['state']}, pending" if row["pending"] else row["state"],
+                _effect_state(row),
                 row["checkpoint"],
                 row["incarnation"],
             )
             for row in rows
         ],
     )
+
+
+def _effect_state(row: Mapping[str, Any]) -> str:
+    if row["pending"]:
+        return f"{row['state']}, pending"
+    if row["sender"] == "hooks" and row["state"] in {"queued", "sending"}:
+        return f"{row['state']}, for hooks"
+    return str(row["state"])
 
 
 def rewinding(value: Mapping[str, Any]) -> None:
@@ -214,7 +224,7 @@ def hook_calls(rows: Sequence[Mapping[str, Any]]) -> None:
             + Text(row["outcome"], style)
             + Text(f"{reason} ({row['seconds']:.2f} s)")
         )
-        for label in ("done", "data", "events"):
+        for label in ("done", "released", "data", "events"):
             if row[label]:
                 _console().print(Text(f"  {label}: {json.dumps(row[label])}"))
         for line in row["stderr"].splitlines():

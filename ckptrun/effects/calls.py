@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from ckptrun.errors import UsageError
 
 if TYPE_CHECKING:
     from ckptrun.core.model import Json
-    from ckptrun.effects.model import Kind
+    from ckptrun.effects.model import Entry, Kind
 
 KEY_BYTES = 512
 JSON_BYTES = 64 * 1024
@@ -67,6 +68,17 @@ class Call:
     seconds: float = 60.0
     settle: str = ""
     result: Json = None
+
+
+def scope(lineage: str, life: int) -> str:
+    """Return what tells a life of a lineage from all others, in keys that targets are given."""
+    return hashlib.sha256(f"{lineage}\0{life}".encode()).hexdigest()[:32]
+
+
+def message_id(lineage: str, entry: Entry) -> str:
+    """Return the idempotency key of a message: the same whenever it is sent, another for every other message."""
+    words = "\0".join((scope(lineage, entry.life), "message", entry.key))
+    return "ckptrun-" + hashlib.sha256(words.encode()).hexdigest()[:40]
 
 
 def check_json(what: str, value: Json) -> None:

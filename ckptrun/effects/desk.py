@@ -5,11 +5,10 @@ Everything that a job sends is doubted: it is the user's program, and its words 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ckptrun.effects.calls import Call, Do
+from ckptrun.effects.calls import Call, Do, scope
 from ckptrun.effects.model import Kind
 from ckptrun.effects.plan import Action, Step
 from ckptrun.errors import UsageError
@@ -53,8 +52,7 @@ class Desk:
         """
         match fields.get("op"):
             case "scope":
-                words = f"{self._lineage}\0{self.book.life}".encode()
-                return {"scope": hashlib.sha256(words).hexdigest()[:32]}
+                return {"scope": scope(self._lineage, self.book.life)}
             case "begin":
                 return self._begin(fields, incarnation)
             case "end":
@@ -66,7 +64,9 @@ class Desk:
             case "leave":
                 self.book.leave(_text(fields, "key"), _text(fields, "token"))
             case "defer":
-                return {"queued": self.book.queue(self._call(fields, incarnation, Kind.DEFERRED))}
+                call = self._call(fields, incarnation, Kind.DEFERRED)
+                named = isinstance(call.call, dict) and bool(call.call.get("function"))
+                return {"queued": self.book.queue(call), "sender": named}
             case other:
                 raise UsageError(f"this ckptrun knows no operation {other!r} of effects")
         return {}

@@ -84,6 +84,17 @@ class Entry:
         """Whether something may still have to be done about it."""
         return self.rewound > 0 or self.state in _LOOSE
 
+    @property
+    def sender(self) -> str:
+        """The function that sends it; "" of what is for the hooks of post-commit."""
+        return str(self.call.get("function") or "") if isinstance(self.call, dict) else ""
+
+    @property
+    def payload(self) -> Json:
+        """What is to be sent."""
+        args = self.call.get("args") if isinstance(self.call, dict) else None
+        return args[0] if isinstance(args, list) and args else None
+
     def closed(self, seq: int) -> tuple[tuple[int, int], ...]:
         """Return its past, were it done or claimed anew now; ``seq`` is that of a rewind that happens now, or 0."""
         rewound = self.rewound or seq

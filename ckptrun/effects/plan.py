@@ -36,7 +36,9 @@ class Action(enum.StrEnum):
     UNDO = "undo"
     """Its undo is to be run."""
     SEND = "send"
-    """It is to be sent."""
+    """It is to be sent by its sender."""
+    HAND = "hand"
+    """It has no sender: it is to be handed to the hooks of post-commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,20 @@ def settle(entries: Iterable[Entry], upto: Mark | None, life: int) -> list[Step]
         if (entry.pending or entry.state is State.UNDOING) and due(entry, entry.rewound)
     ]
     sends = [
-        Step(Action.SEND, entry)
+        Step(Action.SEND if entry.sender else Action.HAND, entry)
         for entry in ordered
         if entry.state in {State.QUEUED, State.SENDING} and due(entry, entry.seq)
     ]
     return [*undos, *sends]
+
+
+def unsent(entries: Iterable[Entry], mark: Mark) -> list[Step]:
+    """Return what is sent with the next commit after a restore to ``mark``, because it was queued before that."""
+    return [
+        step
+        for step in settle(entries, mark, mark.life)
+        if step.action in {Action.SEND, Action.HAND} and step.entry.seq <= mark.seq
+    ]
 
 
 def _action(entry: Entry, mark: Mark) -> Action | None:

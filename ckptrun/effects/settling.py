@@ -48,7 +48,9 @@ def settle(
     for step in book.works.due(upto):
         if not going():
             break
-        name = _sender(step.entry)
+        if step.action is Action.HAND:
+            continue  # the hooks' turn comes by itself
+        name = step.entry.sender
         if step.action is Action.SEND and name in held:
             continue  # what was queued after one that cannot be sent waits for it
         error = carry_out(book, step, run)
@@ -68,15 +70,10 @@ def settle(
 def carry_out(book: Book, step: Step, run: Callable[[Entry], str], *, asked: bool = False) -> str | None:
     """Do one step; return why it failed, "" if it did not, None if it was not to be done any more."""
     try:
-        entry = book.works.take(step, asked=asked)
-        if entry is None:
-            return None
-        error = run(entry)
-        book.works.settled(entry, error)
-        return error
+        for entry in book.works.take(step, asked=asked):
+            error = run(entry)
+            book.works.settled((entry, error))
+            return error
+        return None
     finally:
         book.works.dropped(step.entry)
-
-
-def _sender(entry: Entry) -> str:
-    return str(entry.call.get("function", "")) if isinstance(entry.call, dict) else ""

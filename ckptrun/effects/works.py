@@ -46,46 +46,55 @@ class Works:
         with self._lock:
             return plan.settle(self._keeper.loose(), upto, self._keeper.head.life)
 
-    def take(self, step: Step, *, asked: bool = False) -> Entry | None:
-        """Record that a step is begun, and return its entry as it is now; None if it must not be done any more.
+    def take(self, *steps: Step, asked: bool = False) -> list[Entry]:
+        """Record that steps are begun, in one transaction; return the entries, as they are now, of those that are.
 
         Args:
-            step: what is to be done.
-            asked: the job waits for this undo: the entry need not be pending.
+            steps: what is to be done. What must not be any more is left out: it was claimed, cancelled or begun anew.
+            asked: the job waits for these undos: their entries need not be pending.
         """
         with self._lock:
-            entry = self._keeper.get(step.entry.key, step.entry.life)
-            if entry is None or entry.seq != step.entry.seq:
-                return None  # it was claimed, or begun anew
-            if step.action is Action.UNDO:
-                wanted = entry.pending or entry.state is State.UNDOING or asked
-                wanted = wanted and entry.state in STANDING
-                taken = replace(entry, state=State.UNDOING)
-            else:
-                wanted = entry.state in {State.QUEUED, State.SENDING}
-                taken = replace(entry, state=State.SENDING)
-            if not wanted:
-                return None
-            if taken != entry:
-                self._keeper.write(taken)
-            if step.action is Action.UNDO:
-                self._undoing.add((entry.life, entry.key))
-            return taken
+            found = [(self._keeper.get(step.entry.key, step.entry.life), step) for step in steps]
+            taken = [
+                (entry, now)
+                for entry, step in found
+                if entry is not None and (now := _taken(entry, step, asked=asked)) is not None
+            ]
+            if changed := [now for entry, now in taken if now != entry]:
+                self._keeper.write(*changed)
+            entries = [now for _, now in taken]
+            self._undoing.update((one.life, one.key) for one in entries if one.state is State.UNDOING)
+            return entries
 
-    def settled(self, entry: Entry, error: str) -> None:
-        """Record how the step of an entry that `take` returned went; ``error`` is empty if it went well."""
+    def settled(self, *outcomes: tuple[Entry, str]) -> None:
+        """Record, in one transaction, how the steps of entries that `take` returned went: why they failed, or ""."""
         with self._lock:
-            self._undoing.discard((entry.life, entry.key))
-            now = self._keeper.get(entry.key, entry.life)
-            if now is None or now.state is not entry.state or now.seq != entry.seq:
-                return
-            if entry.state is State.UNDOING:
-                state = State.UNDO_FAILED if error else State.UNDONE
-            else:
-                state = State.QUEUED if error else State.SENT
-            self._keeper.write(replace(now, state=state, error=error))
+            changed = []
+            for entry, error in outcomes:
+                self._undoing.discard((entry.life, entry.key))
+                now = self._keeper.get(entry.key, entry.life)
+                if now is None or now.state is not entry.state or now.seq != entry.seq:
+                    continue
+                if entry.state is State.UNDOING:
+                    state = State.UNDO_FAILED if error else State.UNDONE
+                else:
+                    state = State.QUEUED if error else State.SENT
+                changed.append(replace(now, state=state, error=error))
+            if changed:
+                self._keeper.write(*changed)
 
     def dropped(self, entry: Entry) -> None:
         """Take note that nobody is at an entry's step any more: it was not to be done, or how it went is unknown."""
         with self._lock:
             self._undoing.discard((entry.life, entry.key))
+
+
+def _taken(entry: Entry, step: Step, *, asked: bool) -> Entry | None:
+    """Return the entry of a step as it is while that is done; None if it must not be done any more."""
+    if entry.seq != step.entry.seq:
+        return None  # it was claimed, or begun anew
+    if step.action is not Action.UNDO:
+        wanted = entry.state in {State.QUEUED, State.SENDING}
+        return replace(entry, state=State.SENDING) if wanted else None
+    wanted = entry.pending or entry.state is State.UNDOING or asked
+    return replace(entry, state=State.UNDOING) if wanted and entry.state in STANDING else None

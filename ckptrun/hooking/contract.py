@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.core.model import Json
 
@@ -77,6 +77,7 @@ class Hook:
         policy: what a failure means, by phase, where it is not the phase's default.
         require: what the result's ``done`` must name, by phase.
         order: lower ones run earlier.
+        messages: it is given the messages that the job has deferred, in post-commit.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Hook:
     policy: Mapping[Phase, Policy] = field(default_factory=dict)
     require: Mapping[Phase, tuple[str, ...]] = field(default_factory=dict)
     order: int = ORDER
+    messages: bool = False
 
     def aborts(self, phase: Phase) -> bool:
         """Whether a failure in this phase aborts what is being done."""
@@ -111,6 +113,7 @@ class Result:
         done: what was done, compared with what is required.
         data: to be kept with the checkpoint; None if there is nothing to keep.
         events: for the run's diary; each has the key ``event``.
+        released: keys of the messages that it has taken.
     """
 
     outcome: Outcome = Outcome.OK
@@ -119,6 +122,7 @@ class Result:
     done: tuple[str, ...] = ()
     data: dict[str, Json] | None = None
     events: tuple[dict[str, Json], ...] = ()
+    released: tuple[str, ...] = ()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Result:
@@ -157,6 +161,7 @@ class Result:
             tuple(value.get("done", ())),
             data,
             tuple(value.get("events", ())),
+            tuple(value.get("released", ())),
         )
 
 
@@ -175,6 +180,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "retry_after": _is_number,
     "reason": lambda value: isinstance(value, str),
     "done": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "released": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     "data": lambda value: isinstance(value, dict),
     "events": lambda value: (
         isinstance(value, list)
@@ -192,6 +198,27 @@ class Checkpoint:
     id: str
     trigger: str
     created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the job has deferred, for a hook to send.
+
+    Args:
+        id: the same whenever it is handed over, another for every other message: an idempotency key.
+        key: what the job calls it; unique in one call.
+        payload: what the job has to say.
+        queued: seconds since the epoch.
+    """
+
+    id: str
+    key: str
+    payload: Json
+    queued: float
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it for a context."""
+        return {"id": self.id, "key": self.key, "payload": self.payload, "queued": self.queued}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +277,7 @@ def context(
     epoch: int,
     timeout: float,
     data: Mapping[str, Json] | None,
+    messages: Sequence[Message] | None = None,
 ) -> dict[str, Any]:
     """Return what a hook reads on its standard input, as ``schema/context.json`` has it."""
     checkpoint = occasion.checkpoint
@@ -275,6 +303,7 @@ def context(
         "options": dict(hook.options),
         "timeout": timeout,
         "data": data,
+        "messages": None if messages is None else [message.to_json() for message in messages],
         "dry_run": around.dry_run,
     }
 

@@ -130,6 +130,10 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
     program = folder / about["run"]
     argv = _interpreted(program) if program.suffix == ".py" else _executable(program, spec.where)
     phases = [phase for phase in phases if phase in (common.phases or phases)]
+    if common.messages and not about.get("messages"):
+        raise ConfigurationError(
+            f"{spec.where}: it takes no messages", hint="leave out messages=, or write a hook that takes them"
+        )
     require = {Phase(name): tuple(words) for name, words in about.get("require", {}).items()}
     policy = {Phase(name): Policy(word) for name, word in about.get("policy", {}).items()}
     return Hook(
@@ -142,6 +146,7 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
         policy=dict.fromkeys(phases, common.policy) if common.policy else policy,
         require=dict.fromkeys(phases, common.require) if common.require else require,
         order=about.get("order", ORDER),
+        messages=common.messages,
     )
 
 
@@ -198,6 +203,7 @@ def _plain(
         timeout=common.timeout or TIMEOUT_SECONDS,
         policy=dict.fromkeys(programs, common.policy) if common.policy else {},
         require=dict.fromkeys(programs, common.require) if common.require else {},
+        messages=common.messages and Phase.POST_COMMIT in programs,
     )
 
 

@@ -15,13 +15,13 @@ from ckptrun.hooking.contract import Phase, Policy
 from ckptrun.settings.units import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptrun.core.model import Json
     from ckptrun.hooking.spec import Spec
 
 SCHEMAS = Path(__file__).parent / "schema"
-RUNNERS = ("timeout", "policy", "phases", "require", "python")
+RUNNERS = ("timeout", "policy", "phases", "require", "python", "messages")
 """Options that every hook has; the runner keeps them to itself."""
 
 
@@ -34,6 +34,7 @@ class Common:
     phases: tuple[Phase, ...] = ()
     require: tuple[str, ...] = ()
     python: str = ""
+    messages: bool = False
     own: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -58,9 +59,8 @@ def split(spec: Spec) -> Common:
             )
         policy = Policy(given["policy"])
     phases = tuple(phase_named(name, spec.where) for name in _words(given.get("phases", ())))
-    return Common(
-        timeout, policy, phases, _words(given.get("require", ())), str(given.get("python", "")), own
-    )
+    require, python = _words(given.get("require", ())), str(given.get("python", ""))
+    return Common(timeout, policy, phases, require, python, _messages(spec, phases), own)
 
 
 def phase_named(name: str, where: str) -> Phase:
@@ -146,6 +146,18 @@ def _timeout(spec: Spec, value: Any) -> float:
             f"{spec.where}: a timeout must be longer than zero", hint="write timeout=30s"
         )
     return seconds
+
+
+def _messages(spec: Spec, phases: Sequence[Phase]) -> bool:
+    value = _converted(spec.options.get("messages", False), {"type": "boolean"})
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{spec.where}: messages={value} is neither yes nor no")
+    if value and phases and Phase.POST_COMMIT not in phases:
+        raise ConfigurationError(
+            f"{spec.where}: messages are handed over in {Phase.POST_COMMIT}, which is not among its phases",
+            hint=f"add {Phase.POST_COMMIT} to phases=, or leave out messages=",
+        )
+    return value
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.errors import HookError
 from ckptrun.hooking import runner
+from ckptrun.hooking.bracket import Bracket
 from ckptrun.hooking.contract import (
     BACKWARDS,
     CLOSES,
@@ -29,12 +29,14 @@ from ckptrun.hooking.contract import (
     context,
     environment,
 )
+from ckptrun.hooking.messages import Round
 from ckptrun.hooking.notes import Notes, Ran, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ckptrun.core.model import Json
+    from ckptrun.hooking.messages import Mailbag
 
 RETRY_SECONDS = 1.0
 """Before a hook is run again that does not say when."""
@@ -60,6 +62,7 @@ class Hooks:
         tell: takes one sentence for the user.
         record: see `Record`.
         clock: monotonic seconds.
+        mailbag: what the job has deferred for hooks; None: nothing, ever.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Hooks:
         tell: Callable[[str], None] = lambda _text: None,
         record: Record | None = None,
         clock: Callable[[], float] = time.monotonic,
+        mailbag: Mailbag | None = None,
     ) -> None:
         self.hooks = tuple(hooks)
+        self._mailbag = mailbag
         self._around = around or Surroundings("", "", (), "/")
         self._launcher = launcher
         self._epoch = epoch
@@ -141,7 +146,51 @@ class Hooks:
         if phase in BACKWARDS:
             ordered.reverse()
         occasion = replace(occasion, phase=phase)
-        return [self.call(hook, occasion, data.get(hook.name), apart) for hook in ordered]
+        rans = []
+        for hook in ordered:
+            if phase is Phase.POST_COMMIT and hook.messages and self._mailbag:
+                rans += self._deliver(
+                    hook, occasion, data.get(hook.name), Round(self._mailbag, hook.name), apart
+                )
+            else:
+                rans.append(self.call(hook, occasion, data.get(hook.name), apart))
+        return rans
+
+    def hand_over(self, occasion: Occasion) -> None:
+        """Have the hooks that take messages run if any wait, though nothing was committed: the job has ended."""
+        for hook in self.hooks:
+            if hook.messages and self._mailbag:
+                self._deliver(hook, occasion, None, Round(self._mailbag, hook.name), 0.0, always=False)
+
+    def _deliver(
+        self,
+        hook: Hook,
+        occasion: Occasion,
+        data: Mapping[str, Json] | None,
+        given: Round,
+        apart: float | None,
+        *,
+        always: bool = True,
+    ) -> list[Ran]:
+        """Run a hook that takes messages, with batch after batch, until all were offered or others want their turn.
+
+        Args:
+            hook: see `call`.
+            occasion: likewise.
+            data: likewise.
+            given: its messages.
+            apart: see `call`.
+            always: run it once even if no message waits.
+        """
+        rans: list[Ran] = []
+        with given:
+            while True:
+                with self._turn(apart):
+                    if not given.begin() and (rans or not always):
+                        return rans
+                    rans.append(self._called(hook, occasion, data, given))
+                    if not given.end(rans[-1].result) or self._waiting:
+                        return rans
 
     def call(
         self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, apart: float | None = None
@@ -155,21 +204,29 @@ class Hooks:
             apart: monotonic seconds until which it waits for brackets to be closed; None: it belongs to one.
         """
         with self._turn(apart):
-            began, left, stderr = time.monotonic(), hook.timeout, ""
-            while True:
-                ended = self._run(hook, occasion, data, left)
-                stderr += ended.stderr
-                result = self._judged(hook, occasion.phase, runner.judge(ended, left))
-                self._notes.events(hook, occasion, result)
-                pause = RETRY_SECONDS if result.retry_after is None else max(result.retry_after, 0.05)
-                left = hook.timeout - (time.monotonic() - began) - pause
-                if result.outcome is not Outcome.RETRY or occasion.phase in _FAILS_AT_ONCE:
-                    break
-                if left <= 0:
-                    reason = result.reason or "it asks for another try"
-                    result = replace(result, outcome=Outcome.FAILED, reason=f"{reason}, and its time is over")
-                    break
-                time.sleep(pause)
+            return self._called(hook, occasion, data)
+
+    def _called(
+        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, given: Round | None = None
+    ) -> Ran:
+        """Run a hook whose turn it is; see `call`."""
+        began, left, stderr = time.monotonic(), hook.timeout, ""
+        while True:
+            ended = self._run(hook, occasion, data, left, given)
+            stderr += ended.stderr
+            result = self._judged(hook, occasion.phase, runner.judge(ended, left))
+            if given:
+                result = given.answered(result)
+            self._notes.events(hook, occasion, result)
+            pause = RETRY_SECONDS if result.retry_after is None else max(result.retry_after, 0.05)
+            left = hook.timeout - (time.monotonic() - began) - pause
+            if result.outcome is not Outcome.RETRY or occasion.phase in _FAILS_AT_ONCE:
+                break
+            if left <= 0:
+                reason = result.reason or "it asks for another try"
+                result = replace(result, outcome=Outcome.FAILED, reason=f"{reason}, and its time is over")
+                break
+            time.sleep(pause)
         ran = Ran(hook, result, time.monotonic() - began, stderr)
         self._notes.ran(ran, occasion)
         return ran
@@ -187,14 +244,28 @@ class Hooks:
                     return
 
     def _run(
-        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, timeout: float
+        self,
+        hook: Hook,
+        occasion: Occasion,
+        data: Mapping[str, Json] | None,
+        timeout: float,
+        given: Round | None,
     ) -> runner.Ended:
         """Run a hook once; if even that fails, the hook has failed and nothing else."""
         argv = hook.programs[occasion.phase]
         try:
-            given = context(hook, occasion, self._around, epoch=self._epoch(), timeout=timeout, data=data)
+            messages = given.given() if given else None
+            told = context(
+                hook,
+                occasion,
+                self._around,
+                epoch=self._epoch(),
+                timeout=timeout,
+                data=data,
+                messages=messages,
+            )
             around = environment(occasion, self._around)
-            call = runner.Call(argv, self._around.cwd, around, json.dumps(given).encode(), timeout)
+            call = runner.Call(argv, self._around.cwd, around, json.dumps(told).encode(), timeout)
             return runner.run(self._launcher, call)
         except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
             return runner.Ended(70, b"", f"{argv[0]} cannot be run: {error!r}", 0.0)
@@ -233,75 +304,3 @@ class Hooks:
         with self._changed:
             self._open += change
             self._changed.notify_all()
-
-
-class Bracket:
-    """One checkpoint or one restore: its opening hooks, and later its closing ones; one thread.
-
-    Args:
-        hooks: of the run.
-        occasion: of the opening phase.
-        data: by hook, what is stored with this checkpoint.
-    """
-
-    def __init__(self, hooks: Hooks, occasion: Occasion, data: Mapping[str, dict[str, Json]]) -> None:
-        self.data = {name: dict(value) for name, value in data.items()}
-        self._hooks = hooks
-        self._occasion = occasion
-        self._closing = CLOSES[occasion.phase]
-        self._begun: list[Hook] = []
-        self._counted = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something was begun that is not closed yet."""
-        return self._counted
-
-    def open(self, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Run the opening hooks in order, until one of them says no or `given_up` does.
-
-        Raises:
-            HookError: a hook does not want it now, or failed and that aborts it.
-        """
-        phase = self._occasion.phase
-        if not self._hooks.wants(phase, self._closing) or given_up():
-            return
-        self._hooks.opened(1)
-        self._counted = True
-        self._begun = [hook for hook in self._hooks.hooks if phase not in hook.programs]
-        for hook in self._hooks.hooks:
-            if phase not in hook.programs or given_up():
-                continue
-            self._begun.append(hook)
-            ran = self._hooks.call(hook, self._occasion, self.data.get(hook.name))
-            self._keep(ran)
-            _raise_if_no(ran, phase)
-
-    def close(self, occasion: Occasion) -> str:
-        """Run the closing hooks of all that was begun, once, in reverse; return why that aborts it, or ""."""
-        if not self._counted:
-            return ""
-        self._counted = False
-        begun = [hook for hook in self._hooks.hooks if hook in self._begun and self._closing in hook.programs]
-        try:
-            rans = self._hooks.run(self._closing, occasion, begun, self.data)
-        finally:
-            self._hooks.opened(-1)
-        for ran in rans:
-            self._keep(ran)
-        failed = [r for r in rans if r.result.outcome is Outcome.FAILED and r.hook.aborts(self._closing)]
-        return "; ".join(f"hook {ran.hook.name} failed: {ran.result.reason}" for ran in failed)
-
-    def _keep(self, ran: Ran) -> None:
-        """Keep what a hook returned: its data of this phase goes over what there is, key by key."""
-        if ran.result.data is not None:
-            self.data[ran.hook.name] = {**self.data.get(ran.hook.name, {}), **ran.result.data}
-
-
-def _raise_if_no(ran: Ran, phase: Phase) -> None:
-    name, result = ran.hook.name, ran.result
-    if result.outcome in {Outcome.VETO, Outcome.RETRY}:
-        reason = result.reason or "not now"
-        raise HookError(f"hook {name}: {reason}", skipped=True, retry_after=result.retry_after)
-    if result.outcome is Outcome.FAILED and ran.hook.aborts(phase):
-        raise HookError(f"hook {name} failed: {result.reason}")

@@ -126,7 +126,9 @@ def judge(ended: Ended, timeout: float) -> Result:
         return result
     if ended.code == RETRY_CODE:
         reason = result.reason or ended.last_line
-        return Result(Outcome.RETRY, result.retry_after, reason, events=result.events)
+        return Result(
+            Outcome.RETRY, result.retry_after, reason, events=result.events, released=result.released
+        )
     reason = result.reason or ended.last_line or f"exit code {ended.code}"
     return Result(Outcome.FAILED, reason=reason, events=result.events)
 

@@ -172,33 +172,42 @@ def compensable(
     return run(effect(_checked(key), (), {}), do)
 
 
-def deferred(key: str, payload: Any, send: str | Callable[..., Any]) -> bool:
+def deferred(key: str, payload: Any, send: str | Callable[..., Any] | None = None) -> bool:
     """Have something sent once a checkpoint that covers this call is committed, or the job has ended well.
 
     Nothing is sent of a history that did not last. What is sent may be sent more than once, if ckptrun dies over it:
     the sender gets the key in a parameter of that name. Without ckptrun the sender is called at once.
 
+    Without a sender it is a message for the hooks of ckptrun's run that take messages (docs/effects.md).
+
     Args:
         key: see `once`; the same key is queued once.
         payload: JSON, at most 64 KiB; the sender's first argument.
-        send: a name given to `sender`, a function at the top level of a module, or ``module:function``.
+        send: a name given to `sender`, a function at the top level of a module, or ``module:function``; None: hooks.
 
     Returns:
         Whether it is still to be sent; False: it was, before a restore.
 
     Raises:
         LedgerUnavailableError: it was not queued.
-        UsageError: the payload is no JSON or too large, or there is no such sender.
+        UsageError: the payload is no JSON or too large, there is no such sender, or there is none and no ckptrun.
     """
     _checked(key)
-    name = (_senders.get(send) if isinstance(send, str) else None) or _naming.name_of(send)
+    name = None
+    if send is not None:
+        name = (_senders.get(send) if isinstance(send, str) else None) or _naming.name_of(send)
     kept = keep(payload)
     if "lost" in kept:
         raise UsageError("the payload of {!r} cannot be kept: {}".format(key, kept["lost"]))
     if not _channel.under_ckptrun():
+        if name is None:
+            raise UsageError(
+                f"the message {key!r} has no sender, and there is no ckptrun here whose hooks would take it",
+                "give it a sender, or run this under ckptrun",
+            )
         _worker.call(_worker.find_here(name), (kept["value"],), {}, {"key": key, "result": None})
         return False
-    call = _call(name, (kept["value"],), {})
+    call = _call(name, (kept["value"],), {}) if name else {"function": None, "args": [kept["value"]]}
     return bool(ask({"op": "defer", "key": key, "call": call})["queued"])
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ckptrun.core.commands import RestoreJob, RunHooks, TakeCheckpoint
     from ckptrun.core.events import Outcome
     from ckptrun.core.model import Json
+    from ckptrun.hooking.bracket import Bracket
     from ckptrun.hooking.contract import Hook
-    from ckptrun.hooking.phases import Bracket
     from ckptrun.supervisor.facts import Facts
     from ckptrun.supervisor.incarnation import Incarnation
     from ckptrun.supervisor.staged import Staged
@@ -98,6 +98,10 @@ class RunsHooks:
             ),
             data,
         )
+
+    def hand_over(self, incarnation: Incarnation | None) -> None:
+        """Have the hooks that take messages run for what waits at the job's end. Waits for them."""
+        self._hooks.hand_over(_occasion(Phase.POST_COMMIT, incarnation, None))
 
     def wait(self) -> None:
         """Wait until all that was commanded is through, and what a dump or restore has begun is closed."""

@@ -1,8 +1,8 @@
 """The effects of one run: the job's requests about them, restores, commits and the end. Rules are `ckptrun.effects`'.
 
 Nothing is opened for a job that uses no effects: the ledger is, with the first request, or at a restore to a checkpoint
-with a mark, or if there is one already. Requests (`effect_requests`) are answered by one thread, undos and senders carried
-out (`settlement`) by another.
+with a mark, or if there is one already. Requests (`effect_requests`) are answered by one thread, undos and senders
+carried out (`settlement`) by another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ckptrun.effects.model import Mark
 from ckptrun.effects.plan import Action
 from ckptrun.errors import CkptrunError, FencedError, LedgerError, LedgerLostError
 from ckptrun.supervisor.effect_requests import Requests
+from ckptrun.supervisor.messages import Messages
 from ckptrun.supervisor.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Wanted:
         epoch: returns the epoch of the lineage's writer; 0 if it is not known.
         finished: whether the run before ended well; None if that is not known.
         surroundings: what workers get.
+        takers: whether a hook takes what is deferred without a sender.
     """
 
     lineage: str
@@ -54,6 +56,7 @@ class Wanted:
     epoch: Callable[[], int]
     finished: bool | None
     surroundings: Surroundings
+    takers: bool = False
 
 
 class Effects:
@@ -90,6 +93,9 @@ class Effects:
         identity = wanted.surroundings.identity
         self._requests = Requests(shell, identity[0] if identity else os.getuid(), self._answer)
         self._settlement = Settlement(self._ready_now, wanted.surroundings, self._quietly, note, record)
+        self.messages = Messages(wanted.lineage, self._if_open, self._quietly, record)
+        """For the hooks of post-commit."""
+        self._lonely = not wanted.takers
 
     def attach(self, channel: Channel) -> None:
         """Answer the job's requests, and have checkpoints carry the mark."""
@@ -156,17 +162,24 @@ class Effects:
         value = staged.facts.channel.get("effects") if staged else None
         mark = Mark.from_json(value if isinstance(value, dict) else None)
         if mark.life and self._book is not None:
+            self.messages.cover(mark)
             self._settlement.commit(mark)
 
-    def finish(self, *, well: bool) -> None:
-        """Settle everything, if the job has ended well. Waits for it; says what could not be done."""
+    def finish(self, *, well: bool, hand_over: Callable[[], None] = lambda: None) -> None:
+        """Settle everything, if the job has ended well. Waits for it; says what could not be done.
+
+        Args:
+            well: whether it has.
+            hand_over: has the hooks that take messages run.
+        """
         if not well:
             return
         with contextlib.suppress(LedgerError, FencedError):
             with self._gate:
                 if self._book is None and not self._wanted.there():
                     return
-            self._settlement.finish()
+            self.messages.cover(None)
+            self._settlement.finish(self.messages, hand_over if self._wanted.takers else None)
             self._ready_now().close()
 
     def close(self) -> None:
@@ -179,7 +192,14 @@ class Effects:
             if incarnation != self._alive:
                 return None  # nothing of it may be begun
             self._ready()
-            return self._desk.answer(fields, incarnation)
+            reply = self._desk.answer(fields, incarnation)
+        if self._lonely and reply.get("queued") and not reply.get("sender"):
+            self._lonely = False
+            self._note(
+                f"message {fields.get('key')!r} has no sender and waits for a hook that takes messages, of which this "
+                "run has none: --hook 'NAME?messages=yes'"
+            )
+        return reply
 
     def _opened(self) -> Book:
         """Return the book; with the gate held."""
@@ -189,9 +209,15 @@ class Effects:
             with contextlib.suppress(LedgerError):
                 for warning in ledger.warnings():
                     self._note(warning)
-            self._desk = Desk(book, self._wanted.lineage, lambda: self._shell.newest() or "", self._settlement.undo)
+            self._desk = Desk(
+                book, self._wanted.lineage, lambda: self._shell.newest() or "", self._settlement.undo
+            )
             self._book = book
         return self._book
+
+    def _if_open(self) -> Book | None:
+        with self._gate:
+            return self._ready() if self._book else None
 
     def _ready_now(self) -> Book:
         with self._gate:

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from ckptrun.effects.plan import Step
     from ckptrun.effects.settling import Settled
     from ckptrun.effects.worker import Surroundings
+    from ckptrun.supervisor.messages import Messages
 
 END_TRIES = 3
 """At the job's end, what fails is tried so often, a second and more apart."""
+END_NAMED = 10
+"""Of what is not settled at the end, so many are named."""
 
 
 class Settlement:
@@ -68,20 +71,35 @@ class Settlement:
 
         self._hand.do(self._quietly(work))
 
-    def finish(self) -> None:
-        """Settle everything, the job having ended well; say what could not be done."""
+    def finish(self, messages: Messages, hand_over: Callable[[], None] | None) -> None:
+        """Settle everything, the job having ended well; say what could not be done.
+
+        Args:
+            messages: what hooks are given.
+            hand_over: has the hooks that take messages run; None: there are none.
+        """
         failed: dict[str, str] = {}
+        waiting: list[Entry] = []
         for left in range(END_TRIES, 0, -1):
             try:
                 failed = self._settle(None).failed
+                if hand_over and messages.waiting():
+                    hand_over()
+                waiting = messages.waiting()
             except CkptrunError as error:
                 failed = {"the ledger": str(error)}
-            if not failed:
+            if not failed and not (hand_over and waiting):
                 break
             if left > 1:
                 time.sleep(END_TRIES - left + 1.0)
-        for key, why in failed.items():
+        for key, why in list(failed.items())[:END_NAMED]:
             self._note(f"at the end of the job, effect {key!r} is not settled: {why}")
+        if len(failed) > END_NAMED:
+            self._note(f"… nor are {len(failed) - END_NAMED} more: see 'ckptrun effects'")
+        if waiting:
+            why = waiting[0].error or "no hook takes messages: --hook 'NAME?messages=yes'"
+            count = "1 message waits" if len(waiting) == 1 else f"{len(waiting)} messages wait"
+            self._note(f"at the end of the job, {count} for a hook, the first is {waiting[0].key!r}: {why}")
 
     def stop(self) -> None:
         """Begin nothing any more."""

@@ -29,14 +29,16 @@ def main() -> int:
     if context.get("dry_run"):
         print(json.dumps({"outcome": "ok", "reason": f"would run: {line}"}))
         return 0
-    given, result = _nameless("context"), _nameless("result")
-    os.write(given, raw)
+    given, result = _nameless("context", raw), _nameless("result")
     environment = {
         **os.environ,
         "CKPTRUN_PHASE": phase,
         "CKPTRUN_CONTEXT": f"/proc/{os.getpid()}/fd/{given}",
         "CKPTRUN_RESULT": f"/proc/{os.getpid()}/fd/{result}",
     }
+    if (messages := context.get("messages")) is not None:
+        lines = "".join(json.dumps(message) + "\n" for message in messages)
+        environment["CKPTRUN_MESSAGES"] = f"/proc/{os.getpid()}/fd/{_nameless('messages', lines.encode())}"
     ended = subprocess.run(
         ["/bin/sh", "-c", line],
         stdin=subprocess.DEVNULL,
@@ -58,8 +60,11 @@ def _die_with_me() -> None:
         os._exit(70)
 
 
-def _nameless(name: str) -> int:
-    return os.memfd_create(f"ckptrun-{name}")
+def _nameless(name: str, content: bytes = b"") -> int:
+    descriptor = os.memfd_create(f"ckptrun-{name}")
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    return descriptor
 
 
 def _content(descriptor: int) -> str:

@@ -1,4 +1,4 @@
-"""The hook `webhook`: POSTs the phase to a URL. See README.md beside this file.
+"""The hook `webhook`: POSTs the phase, or the job's messages, to a URL. See README.md beside this file.
 
 Neither the secret nor the URL's path, which may be one, is ever printed: failures name the host only.
 """
@@ -55,31 +55,52 @@ def main() -> int:
     if not _is_url(options["url"]):
         print("url= is not a URL; correct it, and write a / in a password as %2F", file=sys.stderr)
         return 1
+    messages = context.get("messages")
     if context.get("dry_run"):
-        reason = f"would POST {context['phase']} to {_place(options['url'])}"
+        what = context["phase"] if messages is None else f"{len(messages)} messages"
+        reason = f"would POST {what} to {_place(options['url'])}"
         print(json.dumps({"outcome": "ok", "reason": reason, "done": ["posted"]}))
         return 0
     deadline = time.monotonic() + float(context.get("timeout") or 15) - ASIDE_SECONDS
+    if messages is not None:
+        print(json.dumps(deliver_all(messages, options, deadline)))
+        return 0
     try:
-        deliver(context, options, deadline)
+        deliver(notice(context, options), _identity(context), options, deadline)
     except UndeliveredError as error:
-        print(f"{_place(options['url'])} did not take the message: {error}", file=sys.stderr)
+        print(_refusal(options, error), file=sys.stderr)
         return 1
     print(json.dumps({"outcome": "ok", "done": ["posted"]}))
     return 0
 
 
-def deliver(context: dict[str, Any], options: dict[str, Any], deadline: float) -> None:
+def deliver_all(messages: list[dict[str, Any]], options: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """POST messages in their order as far as they are taken; return the hook's answer."""
+    released: list[str] = []
+    for message in messages:
+        if released and time.monotonic() > deadline:
+            break  # what is left comes with the next call
+        payload = message["payload"]
+        body = {"text": payload} if options.get("format") == "slack" and isinstance(payload, str) else payload
+        try:
+            deliver(body, message["id"], options, deadline)
+        except UndeliveredError as error:
+            reason = f"message {message['key']!r}: {_refusal(options, error)}"
+            return {"outcome": "failed", "reason": reason, "released": released}
+        released.append(message["key"])
+    return {"outcome": "ok", "done": ["posted"], "released": released}
+
+
+def deliver(value: Any, key: str, options: dict[str, Any], deadline: float) -> None:
     """POST until the receiver has taken it, what fails will not pass, or tries or time are used up."""
     patience = float(options.get("patience", 3))
     tries = 1 + int(options.get("retries", 3))
-    text = slack(context) if options.get("format") == "slack" else plain(context)
-    body = json.dumps(text, separators=(",", ":")).encode()
+    body = json.dumps(value, separators=(",", ":")).encode()
     pause, longest = PAUSES
     while True:
         tries -= 1
         try:
-            _post(options["url"], body, _headers(context, body, options.get("secret")), patience, deadline)
+            _post(options["url"], body, _headers(key, body, options.get("secret")), patience, deadline)
         except PassingError as error:
             wait = max(pause, error.pause)
             if tries == 0 or time.monotonic() + wait > deadline:
@@ -88,6 +109,11 @@ def deliver(context: dict[str, Any], options: dict[str, Any], deadline: float) -
             pause = min(2 * pause, longest)
         else:
             return
+
+
+def notice(context: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of a phase."""
+    return slack(context) if options.get("format") == "slack" else plain(context)
 
 
 def plain(context: dict[str, Any]) -> dict[str, Any]:
@@ -118,13 +144,22 @@ def _escaped(value: Any) -> str:
     return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _headers(context: dict[str, Any], body: bytes, secret: str | None) -> dict[str, str]:
+def _identity(context: dict[str, Any]) -> str:
+    """Return the key of a phase's notice: the same whenever the hook is run for it."""
     checkpoint = (context.get("checkpoint") or {}).get("id")
     identity = [context.get(name) for name in ("lineage", "run", "incarnation", "phase")] + [checkpoint]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _refusal(options: dict[str, Any], error: UndeliveredError) -> str:
+    return f"{_place(options['url'])} did not take the message: {error}"
+
+
+def _headers(key: str, body: bytes, secret: str | None) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "ckptrun-webhook",
-        "Idempotency-Key": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        "Idempotency-Key": key,
     }
     if secret:
         moment = str(int(time.time()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,3 +139,71 @@ def test_a_ledger_that_was_lost_is_said_and_refused_where_it_is_required(lab: La
     assert result.code == 0, result.err
     assert "effects may be repeated" in result.err
     assert outside.calls.count("charge") == 2  # the one thing that a lost ledger costs
+
+
+OUTBOX = """
+import json, os
+
+def hook(context):
+    with open("calls", "a") as file:
+        print(json.dumps(context["messages"]), file=file)
+    if os.path.exists("down"):
+        raise OSError("the outbox is down")
+    return {"released": [message["key"] for message in context["messages"]]}
+"""
+DEFERRING = """
+import pathlib, time
+from ckptrun import job
+from ckptrun.job import effects
+
+effects.deferred("first", {"n": 1})
+job.checkpoint(wait=True)
+effects.deferred("second", {"again": job.restores()})
+print("ready", flush=True)
+while pathlib.Path("hold").exists():
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.usefixtures("held")
+def test_messages_without_a_sender_go_to_a_hook_after_the_commit_again_after_a_failure_and_at_the_end(
+    lab: Lab,
+):
+    (lab.work / "outbox.py").write_text(OUTBOX)
+    (lab.work / "down").touch()
+    run = lab.start(
+        sys.executable, "-c", DEFERRING, options=("--hook", "outbox:hook?messages=yes&phases=post-commit")
+    )
+    run.prints("ready")
+    run.event("hook")
+
+    def shown() -> dict[str, tuple[str, str]]:
+        return {row["key"]: (row["state"], row["sender"]) for row in lab.ask("effects", "--json").json}
+
+    waits = ("queued", "hooks")
+    run.until("it waits again", lambda: shown() == {"first": waits, "second": waits})
+    assert "queued, for hooks" in lab.ask("effects").out
+    plan = lab.ask("restore", "--dry-run", "--json").json
+    assert [(row["action"], row["key"]) for row in plan["effects"]] == [
+        ("cancel", "second"),
+        ("hand", "first"),
+    ]
+    (lab.work / "down").unlink()
+    run.restored(run.kill_job)
+    run.until("it is ready again", lambda: run.stdout.data.count(b"ready\n") == 2)
+    result = run.finish()
+    assert result.code == 0, result.err
+    calls = [json.loads(line) for line in (lab.work / "calls").read_text().splitlines()]
+    assert [[(one["key"], one["payload"]) for one in call] for call in (calls[0], calls[-1])] == [
+        [("first", {"n": 1})], [("first", {"n": 1}), ("second", {"again": 1})]
+    ]  # fmt: skip
+    assert calls[0][0]["id"] == calls[-1][0]["id"]
+    assert [event["key"] for event in lab.events("effect-sent")] == ["first", "second"]
+
+
+def test_a_message_that_no_hook_takes_is_named_at_once_and_at_the_end(lab: Lab):
+    job = "from ckptrun.job import effects; effects.deferred('alone', 1)"
+    result = lab.run(sys.executable, "-c", job)
+    assert result.code == 0
+    assert "message 'alone' has no sender and waits for a hook that takes messages" in result.err
+    assert "1 message waits for a hook, the first is 'alone': no hook takes messages" in result.err

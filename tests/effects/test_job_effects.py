@@ -587,3 +587,19 @@ def effects_kind() -> Any:
     from ckptrun.effects.model import Kind  # noqa: PLC0415
 
     return Kind.ONCE
+
+
+def test_a_message_without_a_sender_is_kept_for_the_hooks_and_no_worker_is_run(story: Story):
+    assert effects.deferred("a", {"n": 1})
+    assert effects.deferred("a", {"n": 2})  # the same key is queued once
+    entry = story.supervisor.book.entry("a")
+    assert entry is not None
+    assert (entry.sender, entry.payload) == ("", {"n": 1})
+    settled = story.supervisor.settle(None)
+    assert (settled.sent, settled.failed) == ([], {})
+    assert story.states() == {"a": "queued"}
+
+
+def test_a_message_without_a_sender_and_without_ckptrun_is_refused_by_name():
+    with pytest.raises(UsageError, match="message 'a' has no sender, and there is no ckptrun here"):
+        effects.deferred("a", 1)

@@ -16,6 +16,8 @@ from ckptrun.hooking.spec import gathered
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ckptrun.hooking.messages import Mailbag
+
 LAUNCHER = (str(helper.built_path()), "hook", str(os.getpid()))
 CHECKPOINT = Checkpoint("abc-0001", "request", 1.0)
 BEFORE = Occasion(Phase.PRE_CHECKPOINT, 1, CHECKPOINT)
@@ -41,9 +43,16 @@ class Parts:
         cwd: where they run.
         specs: as on the command line.
         tables: as in ckptrun.toml.
+        mailbag: what the job has deferred.
     """
 
-    def __init__(self, cwd: Path, *specs: str, tables: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        cwd: Path,
+        *specs: str,
+        tables: dict[str, dict[str, Any]] | None = None,
+        mailbag: Mailbag | None = None,
+    ) -> None:
         self.told: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.now = 0.0
@@ -60,6 +69,7 @@ class Parts:
             tell=self.told.append,
             record=lambda event, **fields: self.events.append({"event": event, **fields}),
             clock=lambda: self.now,
+            mailbag=mailbag,
         )
 
     def __getitem__(self, name: str) -> Hook:

@@ -57,7 +57,7 @@ def test_a_context_is_as_the_schema_says_in_every_phase(tmp_path: Path):
         "checkpoint": {"id": "abc-0001", "trigger": "request", "created": 1.0},
         "job": {"command": ["python", "train.py"], "cwd": str(tmp_path), "pids": [10, 11], "root": "/proc/9/root"},
         "outcome": None, "cause": None, "exit": {"by": "job", "code": 0},
-        "options": {"to": "me"}, "timeout": 30.0, "data": {"seen": 1}, "dry_run": False,
+        "options": {"to": "me"}, "timeout": 30.0, "data": {"seen": 1}, "messages": None, "dry_run": False,
     }  # fmt: skip
 
 

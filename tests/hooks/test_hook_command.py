@@ -114,3 +114,23 @@ def test_the_line_dies_with_the_hook(tmp_path: Path):
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(end, signal.SIGKILL)
         os.close(end)
+
+
+def message(key: str) -> dict[str, object]:
+    return {"id": f"ckptrun-{key}", "key": key, "payload": {"to": key}, "queued": 1.5}
+
+
+def test_messages_are_lines_of_a_file_and_the_result_says_which_were_taken(tmp_path: Path):
+    taking = 'import json; print(json.dumps({"released": [json.loads(input())["key"]]}))'
+    line = f"""cat "$CKPTRUN_MESSAGES" >{tmp_path}/lines
+    head -n 1 "$CKPTRUN_MESSAGES" | python3 -c '{taking}' >"$CKPTRUN_RESULT" """
+    messages = [message("a"), message("b")]
+    answer = call("command", "post-commit", options={"post-commit": line}, messages=messages)
+    assert answer.result == {"released": ["a"]}
+    assert [json.loads(one) for one in (tmp_path / "lines").read_text().splitlines()] == messages
+
+
+def test_a_call_without_messages_names_no_file_of_them(tmp_path: Path):
+    line = f"echo ${{CKPTRUN_MESSAGES-none}} >{tmp_path}/file"
+    assert call("command", "post-commit", options={"post-commit": line}).code == 0
+    assert (tmp_path / "file").read_text() == "none\n"

@@ -177,3 +177,47 @@ def test_a_dry_run_posts_nothing(receiver: Receiver):
     assert answer.result["reason"] == f"would POST post-commit to {receiver.url}"
     assert receiver.deliveries == []
     assert is_silent(answer)
+
+
+def message(key: str, payload: Any = None) -> dict[str, Any]:
+    return {"id": f"ckptrun-{key}", "key": key, "payload": payload or {"about": key}, "queued": 1.5}
+
+
+MESSAGES = [message("a"), message("b"), message("c")]
+
+
+def test_messages_are_posted_in_place_of_the_notice_each_with_its_key(receiver: Receiver):
+    answer = post(receiver, fields={"messages": MESSAGES}, secret=SECRET)
+    assert answer.result == {"outcome": "ok", "done": ["posted"], "released": ["a", "b", "c"]}
+    sent = [(one.headers["Idempotency-Key"], one.json) for one in receiver.deliveries]
+    assert sent == [(one["id"], one["payload"]) for one in MESSAGES]
+    assert receiver.deliveries[0].headers["X-Ckptrun-Signature"] == signature(receiver.deliveries[0])
+
+
+def test_a_message_that_is_refused_holds_back_those_after_it_and_those_before_it_are_sent(receiver: Receiver):
+    receiver.answers[:] = [(200, {}), (400, {})]
+    answer = post(receiver, fields={"messages": MESSAGES}, secret=SECRET)
+    assert (answer.result["outcome"], answer.result["released"]) == ("failed", ["a"])
+    assert answer.result["reason"].startswith("message 'b': http://127.0.0.1")
+    assert "it answers 400" in answer.result["reason"]
+    assert len(receiver.deliveries) == 2
+    assert is_silent(answer)
+
+
+def test_messages_that_the_hooks_time_is_too_short_for_are_left_for_the_next_call(receiver: Receiver):
+    answer = post(receiver, fields={"messages": MESSAGES, "timeout": 0.01})
+    assert answer.result == {"outcome": "ok", "done": ["posted"], "released": ["a"]}
+
+
+def test_a_text_is_sent_to_slack_as_such_and_no_message_at_all_as_nothing(receiver: Receiver):
+    post(receiver, fields={"messages": [message("a", "hello")]}, format="slack")
+    assert receiver.deliveries[0].json == {"text": "hello"}
+    assert post(receiver, fields={"messages": []}).result["done"] == ["posted"]
+    assert len(receiver.deliveries) == 1
+
+
+def test_a_dry_run_posts_no_message(receiver: Receiver):
+    answer = post(receiver, fields={"messages": MESSAGES, "dry_run": True})
+    assert answer.result["reason"] == f"would POST 3 messages to {receiver.url}"
+    assert "released" not in answer.result
+    assert receiver.deliveries == []

@@ -71,6 +71,7 @@ def context(phase: str, **fields: Any) -> dict[str, Any]:
         "options": {},
         "timeout": 30.0,
         "data": None,
+        "messages": None,
         "dry_run": False,
         **fields,
     }
