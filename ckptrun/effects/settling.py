@@ -30,41 +30,63 @@ class Settled:
 
 
 def settle(
-    book: Book, upto: Mark | None, run: Callable[[Entry], str], going: Callable[[], bool] = lambda: True
+    book: Book,
+    upto: Mark | None,
+    run: Callable[[Entry], str],
+    told: Callable[[Step, str], None] = lambda _step, _error: None,
 ) -> Settled:
     """Undo and send what is due.
+
+    How a step went is recorded together with the next one's beginning: one transaction for each.
 
     Args:
         book: the effects.
         upto: mark of the checkpoint that was committed; None at the end of the job: all is due.
         run: runs the undo or the sender of an entry; returns why it failed, or "".
-        going: whether to go on; asked before each step.
+        told: takes each step once it is recorded, and why it failed, or "".
 
     Raises:
         LedgerUnavailableError, FencedError: see `Book`.
     """
     result = Settled()
     held: set[str] = set()
-    for step in book.works.due(upto):
-        if not going():
-            break
-        if step.action is Action.HAND:
-            continue  # the hooks' turn comes by itself
-        name = step.entry.sender
-        if step.action is Action.SEND and name in held:
-            continue  # what was queued after one that cannot be sent waits for it
-        error = carry_out(book, step, run)
-        if error is None:
-            continue
-        if error:
-            result.failed[step.entry.key] = error
-            if step.action is Action.SEND:
-                held.add(name)
-        elif step.action is Action.SEND:
-            result.sent.append(step.entry.key)
-        else:
-            result.undone.append(step.entry.key)
+    done: list[tuple[Step, Entry, str]] = []  # and not recorded yet
+    at: list[Entry] = []
+    try:
+        for step in book.works.due(upto):
+            if step.action is Action.HAND:
+                continue  # the hooks' turn comes by itself
+            sends = step.action is Action.SEND
+            if sends and step.entry.sender in held:
+                continue  # what was queued after one that cannot be sent waits for it
+            at.append(step.entry)
+            taken = book.works.take(step, after=[outcome[1:] for outcome in done])
+            _note(result, done, told)
+            del at[:-1]
+            for entry in taken:
+                error = run(entry)
+                done.append((step, entry, error))
+                if error and sends:
+                    held.add(step.entry.sender)
+        book.works.settled(*(outcome[1:] for outcome in done))
+        _note(result, done, told)
+    finally:
+        for entry in at:
+            book.works.dropped(entry)
     return result
+
+
+def _note(result: Settled, done: list[tuple[Step, Entry, str]], told: Callable[[Step, str], None]) -> None:
+    """Take over what is recorded now."""
+    for step, entry, error in done:
+        if error:
+            result.failed[entry.key] = error
+        elif step.action is Action.SEND:
+            result.sent.append(entry.key)
+        else:
+            result.undone.append(entry.key)
+        told(step, error)
+    done.clear()
 
 
 def carry_out(book: Book, step: Step, run: Callable[[Entry], str], *, asked: bool = False) -> str | None:

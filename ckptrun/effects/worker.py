@@ -1,6 +1,7 @@
-"""Runs an undo or a sender in the job's interpreter, as the job's user, with its environment, outside its capsule.
+"""Runs undos and senders in the job's interpreter, as the job's user, with its environment, outside its capsule.
 
-The other side is ``ckptrun/job/_worker.py``, given as ``-c``: any Python from 3.8 on, nothing but the standard library.
+A process serves all that one function has to do, one thing after another, until something goes wrong with it. The other
+side is ``ckptrun/job/_worker.py``, given as ``-c``: any Python from 3.8 on, nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import pwd
 import selectors
 import signal
+import socket
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptrun.effects.model import Entry
 
@@ -26,9 +28,12 @@ SECONDS = 60.0
 """An undo or a sender that takes longer is killed and counts as failed."""
 KEPT = 2000
 """Bytes kept of what a worker writes: the end says why it failed."""
+PROCESSES = 8
+"""So many wait for more to do; then the one that was used longest ago is ended."""
 _ANSWER = 64 * 1024
 """Bytes of an answer."""
 _GRACE_SECONDS = 2.0
+"""What a process may do at its end, all of them together."""
 _SCRIPT = Path(__file__).parents[1] / "job" / "_worker.py"
 
 
@@ -49,42 +54,71 @@ class Surroundings:
     sdk: str = ""
 
 
-def run(entry: Entry, surroundings: Surroundings, seconds: float = SECONDS) -> str:
-    """Run the undo or the sender of ``entry``; return why it failed, or ""."""
-    call = entry.call if isinstance(entry.call, dict) else {}
-    place: Any = call.get("place")
-    place = place if isinstance(place, dict) else {}
-    executable = str(place.get("executable") or "")
-    if not call.get("function") or not executable:
-        return "nothing is known that could be run"
-    request = {
-        "function": call["function"],
-        "args": call.get("args", []),
-        "kwargs": call.get("kwargs", {}),
-        "key": entry.key,
-        "result": entry.result,
-        "script": place.get("script"),
-        "path": place.get("path", []),
-        "sdk": surroundings.sdk,
-    }
-    user: Any = call.get("user")
-    if user:
-        surroundings = replace(surroundings, identity=_identity(*user))
-    cwd = str(place.get("cwd") or surroundings.cwd)
-    try:
-        return _run(
-            [executable, "-c", _SCRIPT.read_text("utf-8")],
-            json.dumps(request).encode(),
-            cwd,
-            surroundings,
-            seconds,
-        )
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # whatever the job has said that it is, one that cannot be run holds up none
-        why = error.strerror if isinstance(error, OSError) else error
-        return f"{executable!r} could not be started in {cwd!r}: {why}"
+class Workers:
+    """The processes that undo and send; one thread, with which they end.
+
+    Args:
+        surroundings: what they get of the job.
+        seconds: for one undo or sending; one that takes longer is killed and counts as failed.
+    """
+
+    def __init__(self, surroundings: Surroundings, seconds: float = SECONDS) -> None:
+        self._surroundings = surroundings
+        self._seconds = seconds
+        self._idle: dict[str, _Process] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._idle.values(), _GRACE_SECONDS)
+        self._idle.clear()
+
+    def run(self, entry: Entry) -> str:
+        """Run the undo or the sender of ``entry``; return why it failed, or ""."""
+        call = entry.call if isinstance(entry.call, dict) else {}
+        place: Any = call.get("place")
+        place = place if isinstance(place, dict) else {}
+        if not call.get("function") or not place.get("executable"):
+            return "nothing is known that could be run"
+        name = json.dumps([call["function"], place, call.get("user")], sort_keys=True)
+        idle = self._idle.pop(name, None)
+        process = self._start(place, call.get("user")) if idle is None or idle.ended() else idle
+        if isinstance(process, str):
+            return process
+        request = {
+            "function": call["function"],
+            "args": call.get("args", []),
+            "kwargs": call.get("kwargs", {}),
+            "key": entry.key,
+            "result": entry.result,
+        }
+        error = "it was interrupted"
+        try:
+            error = process.ask(request, self._seconds)
+        finally:
+            if error:
+                _end([process], 0.0)  # it may have left a mess: the next one starts anew
+        if not error:
+            self._idle[name] = process
+            if len(self._idle) > PROCESSES:
+                _end([self._idle.pop(next(iter(self._idle)))], _GRACE_SECONDS)
+        return error
+
+    def _start(self, place: Mapping[str, Any], user: Any) -> _Process | str:
+        """Return a process, or why there is none."""
+        executable, cwd = str(place["executable"]), str(place.get("cwd") or self._surroundings.cwd)
+        setting = {
+            "script": place.get("script"),
+            "path": place.get("path", []),
+            "sdk": self._surroundings.sdk,
+        }
+        try:
+            identity = _identity(*user) if user else self._surroundings.identity
+            return _Process(executable, cwd, self._surroundings.environment, identity, setting)
+        except (OSError, ValueError) as error:  # whatever the job has said that it is: it holds up no other
+            why = error.strerror if isinstance(error, OSError) else error
+            return f"{executable!r} could not be started in {cwd!r}: {why}"
 
 
 def _identity(uid: int, gid: int) -> tuple[int, int, tuple[int, ...]]:
@@ -94,75 +128,153 @@ def _identity(uid: int, gid: int) -> tuple[int, int, tuple[int, ...]]:
         return uid, gid, (gid,)
 
 
-def _run(argv: list[str], request: bytes, cwd: str, surroundings: Surroundings, seconds: float) -> str:
-    reading, writing = os.pipe()
-    try:
-        uid, gid, groups = surroundings.identity or (None, None, None)
-        process = subprocess.Popen(
-            [*argv, str(writing), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env=dict(surroundings.environment),
-            pass_fds=(writing,),
-            start_new_session=True,
-            user=uid,
-            group=gid,
-            extra_groups=groups,
-        )
-    except BaseException:
-        os.close(reading)
-        raise
-    finally:
-        os.close(writing)
-    try:
-        return _outcome(process, request, reading, time.monotonic() + seconds, seconds)
-    finally:
-        _end(process)
-        os.close(reading)
+class _Process:
+    """One worker: a line of JSON for each request and each answer, on a socket.
 
+    Args:
+        executable, cwd, environment, identity: of the process.
+        setting: for the first line.
 
-def _outcome(
-    process: subprocess.Popen[bytes], request: bytes, reading: int, deadline: float, seconds: float
-) -> str:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(request)
-        process.stdin.close()
-    answer, written = bytearray(), bytearray()
-    with selectors.DefaultSelector() as waiting:
-        waiting.register(reading, selectors.EVENT_READ, answer)
-        waiting.register(process.stdout, selectors.EVENT_READ, written)
-        while waiting.get_map().get(reading):  # what outlives the worker may hold its output open, not this
-            left = deadline - time.monotonic()
-            ready = waiting.select(max(left, 0))
-            if not ready and left <= 0:
-                return f"it took longer than {seconds:g} s and was killed"
-            for found, _ in ready:
-                if data := os.read(found.fd, 65536):
-                    found.data.extend(data)
-                    del written[:-KEPT], answer[_ANSWER:]
-                else:
-                    waiting.unregister(found.fileobj)
-    if answer:
+    Raises:
+        OSError, ValueError: it cannot be started.
+    """
+
+    def __init__(
+        self,
+        executable: str,
+        cwd: str,
+        environment: Mapping[str, str],
+        identity: tuple[int, int, tuple[int, ...]] | None,
+        setting: Mapping[str, Any],
+    ) -> None:
+        uid, gid, groups = identity or (None, None, None)
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                argv = [executable, "-c", _SCRIPT.read_text("utf-8"), str(theirs.fileno()), str(os.getpid())]
+                self._process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env=dict(environment),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    user=uid,
+                    group=gid,
+                    extra_groups=groups,
+                )
+        except BaseException:
+            self._socket.close()
+            raise
+        self._socket.setblocking(False)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._unsent = bytearray(_line(setting))
+        self._written = bytearray()
+
+    def ended(self) -> bool:
+        """Whether it has ended, or says something unasked: then what it is given may not be done."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._socket, selectors.EVENT_READ)
+            ended = bool(waiting.select(0))
+        if ended:
+            _end([self], 0.0)
+        return ended
+
+    def ask(self, request: Mapping[str, Any], seconds: float) -> str:
+        """Have one thing done; return why it failed, or "". After a failure nothing more can be asked."""
+        self._unsent += _line(request)
+        self._written.clear()
+        answer = self._answer(time.monotonic() + seconds)
+        if answer is None:
+            return f"it took longer than {seconds:g} s and was killed"
         with contextlib.suppress(ValueError, RecursionError):
             told = json.loads(answer)
             if isinstance(told, dict):
                 return str(told.get("error", ""))[:KEPT]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_SECONDS)
-    last = written.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return f"it ended with {process.returncode}{': ' + last if last else ''}"
+        self.end(time.monotonic() + _GRACE_SECONDS)
+        last = self._written.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return f"it ended with {self._process.returncode}{': ' + last if last else ''}"
+
+    def _answer(self, deadline: float) -> bytes | None:
+        """Return a line of answer, or what there is of one at its end; None at the deadline (monotonic seconds)."""
+        answer = bytearray()
+        output = self._process.stdout
+        assert output is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            waiting.register(output, selectors.EVENT_READ)
+            while b"\n" not in answer and len(answer) < _ANSWER:
+                left = deadline - time.monotonic()
+                ready = waiting.select(max(left, 0))
+                if not ready and left <= 0:
+                    return None
+                for found, events in ready:
+                    if found.fileobj is output:
+                        if data := os.read(output.fileno(), 65536):
+                            self._written += data
+                            del self._written[:-KEPT]
+                        else:
+                            waiting.unregister(
+                                output
+                            )  # what outlives it may hold its output open, not the socket
+                    elif events & selectors.EVENT_READ:
+                        data = self._received()
+                        if not data:
+                            return bytes(answer)
+                        answer += data
+                        del answer[_ANSWER:]
+                    elif not self._send():
+                        waiting.modify(self._socket, selectors.EVENT_READ)
+        return bytes(answer)
+
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(65536)
+        except OSError:  # it ended with something unread
+            return b""
+
+    def _send(self) -> bool:
+        """Send what fits; return whether there is more."""
+        try:
+            del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            return True
+        except OSError:  # it has ended: that is read
+            self._unsent.clear()
+        return bool(self._unsent)
+
+    def let_go(self) -> None:
+        """Have it end by itself: there is nothing more to do, and nobody reads what it writes."""
+        self._socket.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def end(self, deadline: float) -> None:
+        """Leave nothing of it behind; it may end by itself until then (monotonic seconds)."""
+        if self._process.returncode is not None:
+            return
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._pidfd, selectors.EVENT_READ)
+            waiting.select(max(deadline - time.monotonic(), 0))
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(
+                self._process.pid, signal.SIGKILL
+            )  # until it is waited for, its number is nobody else's
+        self._process.wait()
+        os.close(self._pidfd)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of it behind."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+def _end(processes: Iterable[_Process], seconds: float) -> None:
+    """End processes; all together, they may take so long to do it by themselves."""
+    ending = list(processes)
+    for process in ending:
+        process.let_go()
+    deadline = time.monotonic() + seconds
+    for process in ending:
+        process.end(deadline)
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -14,6 +14,7 @@ from ckptrun.effects.plan import Action
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterable, Sequence
 
     from ckptrun.effects.keeper import Keeper
     from ckptrun.effects.model import Entry, Mark
@@ -46,12 +47,13 @@ class Works:
         with self._lock:
             return plan.settle(self._keeper.loose(), upto, self._keeper.head.life)
 
-    def take(self, *steps: Step, asked: bool = False) -> list[Entry]:
+    def take(self, *steps: Step, asked: bool = False, after: Sequence[tuple[Entry, str]] = ()) -> list[Entry]:
         """Record that steps are begun, in one transaction; return the entries, as they are now, of those that are.
 
         Args:
             steps: what is to be done. What must not be any more is left out: it was claimed, cancelled or begun anew.
             asked: the job waits for these undos: their entries need not be pending.
+            after: how others went, recorded with it; see `settled`.
         """
         with self._lock:
             found = [(self._keeper.get(step.entry.key, step.entry.life), step) for step in steps]
@@ -60,7 +62,8 @@ class Works:
                 for entry, step in found
                 if entry is not None and (now := _taken(entry, step, asked=asked)) is not None
             ]
-            if changed := [now for entry, now in taken if now != entry]:
+            changed = self._outcomes(after) + [now for entry, now in taken if now != entry]
+            if changed:
                 self._keeper.write(*changed)
             entries = [now for _, now in taken]
             self._undoing.update((one.life, one.key) for one in entries if one.state is State.UNDOING)
@@ -69,24 +72,28 @@ class Works:
     def settled(self, *outcomes: tuple[Entry, str]) -> None:
         """Record, in one transaction, how the steps of entries that `take` returned went: why they failed, or ""."""
         with self._lock:
-            changed = []
-            for entry, error in outcomes:
-                self._undoing.discard((entry.life, entry.key))
-                now = self._keeper.get(entry.key, entry.life)
-                if now is None or now.state is not entry.state or now.seq != entry.seq:
-                    continue
-                if entry.state is State.UNDOING:
-                    state = State.UNDO_FAILED if error else State.UNDONE
-                else:
-                    state = State.QUEUED if error else State.SENT
-                changed.append(replace(now, state=state, error=error))
-            if changed:
+            if changed := self._outcomes(outcomes):
                 self._keeper.write(*changed)
 
     def dropped(self, entry: Entry) -> None:
         """Take note that nobody is at an entry's step any more: it was not to be done, or how it went is unknown."""
         with self._lock:
             self._undoing.discard((entry.life, entry.key))
+
+    def _outcomes(self, outcomes: Iterable[tuple[Entry, str]]) -> list[Entry]:
+        """Return the entries as they are now that their steps have ended."""
+        changed = []
+        for entry, error in outcomes:
+            self._undoing.discard((entry.life, entry.key))
+            now = self._keeper.get(entry.key, entry.life)
+            if now is None or now.state is not entry.state or now.seq != entry.seq:
+                continue
+            if entry.state is State.UNDOING:
+                state = State.UNDO_FAILED if error else State.UNDONE
+            else:
+                state = State.QUEUED if error else State.SENT
+            changed.append(replace(now, state=state, error=error))
+        return changed
 
 
 def _taken(entry: Entry, step: Step, *, asked: bool) -> Entry | None:

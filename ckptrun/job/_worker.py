@@ -1,7 +1,8 @@
-"""Runs one function for ckptrun: the undo of an effect, or a sender. Started as ``-c``, in the job's interpreter.
+"""Runs functions for ckptrun: the undo of an effect, or a sender. Started as ``-c``, in the job's interpreter.
 
-Arguments: the descriptor that takes the answer, and the process that must live for this one to go on. The request
-comes on standard input, as JSON; the answer is ``{"error": "..."}``, empty if all went well.
+Arguments: the descriptor of a socket, and the process that must live for this one to go on. A line of JSON comes first
+that says where functions are found, then one for each call; each is answered by a line ``{"error": "..."}``, empty if
+all went well. The process ends when nobody asks any more.
 """
 
 from __future__ import annotations
@@ -21,28 +22,37 @@ MAIN = "__ckptrun_main__"
 
 
 def main() -> None:
-    """Read the request, run the function, answer."""
-    answer, parent = int(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(answer, False)
+    """Read requests, run the functions, answer."""
+    channel, parent = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(channel, False)
     _die_with(parent)
-    request = json.loads(sys.stdin.buffer.read())
-    given = [str(folder) for folder in request["path"]]
-    sys.path[:] = given + [folder for folder in sys.path[1:] if folder not in given]
-    if request["sdk"]:
-        sys.path.append(request["sdk"])
-    sys.argv[:] = [request["script"] or ""]
+    with open(channel, "rb", closefd=False) as lines:
+        setting = json.loads(lines.readline())
+        given = [str(folder) for folder in setting["path"]]
+        sys.path[:] = given + [folder for folder in sys.path[1:] if folder not in given]
+        if setting["sdk"]:
+            sys.path.append(setting["sdk"])
+        sys.argv[:] = [setting["script"] or ""]
+        found: dict[str, Callable[..., Any]] = {}
+        for line in lines:
+            answer = json.dumps({"error": _error(json.loads(line), setting["script"], found)}) + "\n"
+            sys.stdout.flush()
+            os.write(channel, answer.encode())
+
+
+def _error(request: dict[str, Any], script: Any, found: dict[str, Callable[..., Any]]) -> str:
+    """Do what is asked; return what went wrong."""
     try:
-        _run(request)
-        error = ""
+        name = request["function"]
+        if name not in found:
+            found[name] = find(name, script)
+        _run(found[name], request)
     except BaseException as problem:  # noqa: BLE001 - whatever it is, ckptrun is told
-        error = f"{type(problem).__name__}: {problem}"[:1000]
-    sys.stdout.flush()
-    os.write(answer, json.dumps({"error": error}).encode())
-    os.close(answer)
+        return f"{type(problem).__name__}: {problem}"[:1000]
+    return ""
 
 
-def _run(request: dict[str, Any]) -> None:
-    function = find(request["function"], request["script"])
+def _run(function: Callable[..., Any], request: dict[str, Any]) -> None:
     result = request["result"]
     filled = {"key": request["key"], "result": result.get("value") if isinstance(result, dict) else None}
     call(function, request["args"], request["kwargs"], filled)

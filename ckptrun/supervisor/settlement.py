@@ -9,8 +9,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ckptrun.effects import worker
+from ckptrun.effects.plan import Action
 from ckptrun.effects.settling import carry_out, settle
+from ckptrun.effects.worker import Workers
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor.hand import Hand
 
@@ -65,7 +66,8 @@ class Settlement:
         """Undo what the job waits for; does not wait."""
 
         def work() -> None:
-            error = carry_out(self._ready(), step, self._run, asked=True)
+            with Workers(self._surroundings) as workers:
+                error = carry_out(self._ready(), step, workers.run, asked=True)
             if error is not None:
                 self._record("effect-failed" if error else "effect-undone", key=step.entry.key, reason=error)
 
@@ -106,17 +108,14 @@ class Settlement:
         self._hand.stop()
 
     def _settle(self, upto: Mark | None) -> Settled:
-        with self._alone:
-            result = settle(self._ready(), upto, self._run)
-        for key in result.undone:
-            self._record("effect-undone", key=key)
-        for key in result.sent:
-            self._record("effect-sent", key=key)
-        for key, why in result.failed.items():
-            self._record("effect-failed", key=key, reason=why)
+        def told(step: Step, error: str) -> None:
+            key = step.entry.key
+            if not error:
+                self._record("effect-undone" if step.action is Action.UNDO else "effect-sent", key=key)
+                return
+            self._record("effect-failed", key=key, reason=error)
             if upto is not None:
-                self._note(f"effect {key!r} could not be settled, the next checkpoint tries again: {why}")
-        return result
+                self._note(f"effect {key!r} could not be settled, the next checkpoint tries again: {error}")
 
-    def _run(self, entry: Entry) -> str:
-        return worker.run(entry, self._surroundings)
+        with self._alone, Workers(self._surroundings) as workers:
+            return settle(self._ready(), upto, workers.run, told)
