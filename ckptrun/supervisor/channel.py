@@ -18,9 +18,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ckptrun.capsule.processes import is_below
 from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, Resume
 from ckptrun.supervisor.control_client import socket_address
+from ckptrun.supervisor.senders import Senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -114,7 +114,7 @@ class Channel:
         self._early: list[tuple[bytes, _Credentials, Any]] = []
         self._incarnation = 0
         self._restores = 0
-        self._init = 0
+        self._senders = Senders()
         self._live = False
         self._stop = False
         self._said = False
@@ -156,6 +156,7 @@ class Channel:
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
                 return  # a handler is stuck; the sockets end with this process
+        self._senders.begin(0)
         self._socket.close()
         self._out.close()
         os.close(self._wake)
@@ -167,7 +168,8 @@ class Channel:
         with contextlib.suppress(OSError):  # a full disk: the job finds what was told before
             self._place.tell_environment(environment)
         with self._lock:
-            self._live, self._init, self._incarnation = False, 0, incarnation
+            self._live, self._incarnation = False, incarnation
+            self._senders.begin(0)
             self._open.clear()
             self._done.clear()
             self._early.clear()
@@ -199,7 +201,7 @@ class Channel:
 
     def opened(self, init_pid: int) -> None:
         """Take what comes from below this process from now on; nothing of the job runs yet."""
-        self._init = init_pid
+        self._senders.begin(init_pid)
 
     def observe(self, event: Event) -> None:
         """Take note of what concerns the job: that it counts as running now, that a checkpoint was committed."""
@@ -256,7 +258,7 @@ class Channel:
             ),
             _Credentials(0, 0, 0),
         )
-        if flags & socket.MSG_TRUNC or not self._init or not is_below(who.pid, self._init):
+        if flags & socket.MSG_TRUNC or not self._senders.has(who.pid):
             return
         if self._live and not self._early:
             self._take(data, who, sender)
