@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ckptrun.hooking.contract import Hook, Occasion, Phase
     from ckptrun.hooking.notes import Ran
     from ckptrun.hooking.phases import Hooks
+    from ckptrun.hooking.staying import Staying
 
 
 class Bracket:
@@ -23,15 +24,19 @@ class Bracket:
         hooks: of the run.
         occasion: of the opening phase.
         data: by hook, what is stored with this checkpoint.
+        staying: for processes that stay until it is closed.
     """
 
-    def __init__(self, hooks: Hooks, occasion: Occasion, data: Mapping[str, dict[str, Json]]) -> None:
+    def __init__(
+        self, hooks: Hooks, occasion: Occasion, data: Mapping[str, dict[str, Json]], staying: Staying
+    ) -> None:
         self.data = {name: dict(value) for name, value in data.items()}
         self._hooks = hooks
         self._occasion = occasion
         self._closing = CLOSES[occasion.phase]
         self._begun: list[Hook] = []
         self._counted = False
+        self._staying = staying
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +59,7 @@ class Bracket:
             if phase not in hook.programs or given_up():
                 continue
             self._begun.append(hook)
-            ran = self._hooks.call(hook, self._occasion, self.data.get(hook.name))
+            ran = self._hooks.call(hook, self._occasion, self.data.get(hook.name), staying=self._staying)
             self._keep(ran)
             _raise_if_no(ran, phase)
 
@@ -65,9 +70,10 @@ class Bracket:
         self._counted = False
         begun = [hook for hook in self._hooks.hooks if hook in self._begun and self._closing in hook.programs]
         try:
-            rans = self._hooks.run(self._closing, occasion, begun, self.data)
+            rans = self._hooks.run(self._closing, occasion, begun, self.data, staying=self._staying)
         finally:
             self._hooks.opened(-1)
+            self._staying.end()
         for ran in rans:
             self._keep(ran)
         failed = [r for r in rans if r.result.outcome is Outcome.FAILED and r.hook.aborts(self._closing)]

@@ -78,6 +78,7 @@ class Hook:
         require: what the result's ``done`` must name, by phase.
         order: lower ones run earlier.
         messages: it is given the messages that the job has deferred, in post-commit.
+        stays: whether the process that opens a checkpoint or a restore stays to close it; see `staying`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Hook:
     require: Mapping[Phase, tuple[str, ...]] = field(default_factory=dict)
     order: int = ORDER
     messages: bool = False
+    stays: bool = False
 
     def aborts(self, phase: Phase) -> bool:
         """Whether a failure in this phase aborts what is being done."""

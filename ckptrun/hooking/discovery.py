@@ -122,6 +122,8 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
             hint = f"pip install 'ckptrun[{extra}]'" if extra else f"install {module} beside ckptrun"
             raise ConfigurationError(f"{spec.where}: the Python module {module} is not there", hint=hint)
     phases = [Phase(name) for name in about["phases"]]
+    if about.get("phases_by_option"):
+        phases = [phase for phase in phases if phase in common.own] or phases  # none at all: its schema knows
     for phase in common.phases:
         if phase not in phases:
             raise ConfigurationError(
@@ -147,6 +149,7 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
         require=dict.fromkeys(phases, common.require) if common.require else require,
         order=about.get("order", ORDER),
         messages=common.messages,
+        stays=about.get("stays", False),
     )
 
 

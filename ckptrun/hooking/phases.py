@@ -31,6 +31,7 @@ from ckptrun.hooking.contract import (
 )
 from ckptrun.hooking.messages import Round
 from ckptrun.hooking.notes import Notes, Ran, Record
+from ckptrun.hooking.staying import Staying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ class Hooks:
 
     def bracket(self, occasion: Occasion, data: Mapping[str, dict[str, Json]] | None = None) -> Bracket:
         """Return the bracket of a checkpoint or a restore; `data` is what hooks had stored with it."""
-        return Bracket(self, occasion, data or {})
+        return Bracket(self, occasion, data or {}, Staying(self._launcher))
 
     def later(self, occasion: Occasion, data: Mapping[str, dict[str, Json]] | None = None) -> None:
         """Have the hooks of a phase run, after those that wait already."""
@@ -140,6 +141,8 @@ class Hooks:
         hooks: Iterable[Hook],
         data: Mapping[str, Mapping[str, Json]],
         apart: float | None = None,
+        *,
+        staying: Staying | None = None,
     ) -> list[Ran]:
         """Run these hooks in the order of the phase, one at a time, whatever comes of each; see `call`."""
         ordered = list(hooks)
@@ -153,7 +156,7 @@ class Hooks:
                     hook, occasion, data.get(hook.name), Round(self._mailbag, hook.name), apart
                 )
             else:
-                rans.append(self.call(hook, occasion, data.get(hook.name), apart))
+                rans.append(self.call(hook, occasion, data.get(hook.name), apart, staying=staying))
         return rans
 
     def hand_over(self, occasion: Occasion) -> None:
@@ -193,7 +196,13 @@ class Hooks:
                         return rans
 
     def call(
-        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, apart: float | None = None
+        self,
+        hook: Hook,
+        occasion: Occasion,
+        data: Mapping[str, Json] | None,
+        apart: float | None = None,
+        *,
+        staying: Staying | None = None,
     ) -> Ran:
         """Run one hook, again while it asks for that and its time lasts, and note how it went.
 
@@ -202,17 +211,23 @@ class Hooks:
             occasion: what for.
             data: its own.
             apart: monotonic seconds until which it waits for brackets to be closed; None: it belongs to one.
+            staying: that one's processes that stay.
         """
         with self._turn(apart):
-            return self._called(hook, occasion, data)
+            return self._called(hook, occasion, data, staying=staying)
 
     def _called(
-        self, hook: Hook, occasion: Occasion, data: Mapping[str, Json] | None, given: Round | None = None
+        self,
+        hook: Hook,
+        occasion: Occasion,
+        data: Mapping[str, Json] | None,
+        given: Round | None = None,
+        staying: Staying | None = None,
     ) -> Ran:
         """Run a hook whose turn it is; see `call`."""
         began, left, stderr = time.monotonic(), hook.timeout, ""
         while True:
-            ended = self._run(hook, occasion, data, left, given)
+            ended = self._run(hook, occasion, data, left, given, staying)
             stderr += ended.stderr
             result = self._judged(hook, occasion.phase, runner.judge(ended, left))
             if given:
@@ -250,6 +265,7 @@ class Hooks:
         data: Mapping[str, Json] | None,
         timeout: float,
         given: Round | None,
+        staying: Staying | None,
     ) -> runner.Ended:
         """Run a hook once; if even that fails, the hook has failed and nothing else."""
         argv = hook.programs[occasion.phase]
@@ -266,7 +282,11 @@ class Hooks:
             )
             around = environment(occasion, self._around)
             call = runner.Call(argv, self._around.cwd, around, json.dumps(told).encode(), timeout)
-            return runner.run(self._launcher, call)
+            if staying is None or not hook.stays:
+                return runner.run(self._launcher, call)
+            if occasion.phase in CLOSES:
+                return staying.begin(hook.name, call)
+            return staying.close(hook.name, call)
         except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
             return runner.Ended(70, b"", f"{argv[0]} cannot be run: {error!r}", 0.0)
 

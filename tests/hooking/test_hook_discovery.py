@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from hookkit import Parts, script
+from hookkit import AFTER, BEFORE, Parts, script
 
 from ckptrun.errors import ConfigurationError
 from ckptrun.hooking import discovery, options
@@ -139,6 +139,24 @@ def test_what_the_user_says_goes_over_what_the_hook_says(tmp_path: Path):
     assert (hook.timeout, hook.phases) == (9.0, (Phase.PRE_CHECKPOINT,))
     assert hook.aborts(Phase.PRE_CHECKPOINT)
     assert hook.require == {Phase.PRE_CHECKPOINT: ("x",)}
+
+
+def test_a_hook_with_a_line_per_phase_takes_part_in_those_only(tmp_path: Path):
+    """No process is started for the others."""
+    run = Parts(tmp_path, "command?post-commit=true&on-exit=true", "command?on-exit=true&phases=on-exit")
+    assert [list(hook.programs) for hook in run.hooks.hooks] == [
+        [Phase.POST_COMMIT, Phase.ON_EXIT],
+        [Phase.ON_EXIT],
+    ]
+    bracket = run.hooks.bracket(BEFORE)
+    bracket.open()
+    bracket.close(AFTER)
+    assert run.calls() == []
+
+
+def test_a_phase_that_has_no_line_cannot_be_chosen(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="does nothing in on-exit"):
+        Parts(tmp_path, "command?post-commit=true&phases=on-exit")
 
 
 def test_lower_orders_begin_earlier(tmp_path: Path):

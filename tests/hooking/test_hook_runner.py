@@ -13,7 +13,8 @@ from hookkit import LAUNCHER, script
 from support.processes import PATIENCE
 
 from ckptrun.hooking.contract import Outcome
-from ckptrun.hooking.runner import STDERR_BYTES, Call, Ended, judge, run
+from ckptrun.hooking.pipes import STDERR_BYTES
+from ckptrun.hooking.runner import Call, Ended, judge, run
 
 LONG = 60.0
 SHORT = 0.3
