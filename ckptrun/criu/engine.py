@@ -73,9 +73,14 @@ def clean(folder: Path) -> None:
 
 
 def environment(place: Place) -> dict[str, str]:
-    """CRIU needs a PATH for its own helpers and nothing else of ours."""
+    """CRIU needs a PATH for its own helpers and nothing else of ours.
+
+    A distribution's CRIU comes with a plugin for CUDA, which would run ``cuda-checkpoint`` for every process inside the
+    freeze, and have GPUs restored before the hook ``cuda`` has chosen which: it finds no plugins.
+    """
     path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    return {"PATH": path, "LC_ALL": "C", "CKPTRUN_CRIU_VERSION": ".".join(map(str, place.criu.version))}
+    version = ".".join(map(str, place.criu.version))
+    return {"PATH": path, "LC_ALL": "C", "CKPTRUN_CRIU_VERSION": version, "CRIU_LIBS_DIR": str(place.folder)}
 
 
 def ended(code: int | None) -> str:

@@ -21,15 +21,18 @@ from ckptrun.cuda.driver import (
     CudaError,
     CudaTimeoutError,
     State,
+    environment,
     hung,
     lock_milliseconds,
     refused,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 START_SECONDS = 30.0
+INITIALISE_SECONDS = 60.0
+"""Eight GPUs without persistence mode take most of a minute to wake up."""
 _END_SECONDS = 2.0
 _STATES = (State.RUNNING, State.LOCKED, State.CHECKPOINTED, State.FAILED, State.MOVING, State.MOVING)
 
@@ -47,6 +50,7 @@ class BindingsDriver:
         self.maps_devices = False
         self._python = python
         self._helpers: dict[int, _Helper] = {}
+        self._spare: list[_Helper] = []
         self._lock = threading.Lock()
 
     def version(self, seconds: float = START_SECONDS) -> int:
@@ -55,16 +59,27 @@ class BindingsDriver:
         Raises:
             CudaError: there is no driver, or the package does not work.
         """
-        reply = self._helper(0).ask({"do": "version"}, seconds)
+        helper = _Helper(self._python)
+        try:
+            self.maps_devices = helper.greeted()["maps_devices"]
+            reply = helper.ask({"do": "version"}, seconds)
+        finally:
+            helper.end()
         why = "no answer" if reply is None else reply.get("error") or reply["code"]
         if reply is None or why:
             raise CudaError(f"cuda-bindings cannot reach the driver: {why}", hint="look at nvidia-smi")
         return int(reply["value"])
 
-    def prepare(self, pids: list[int]) -> None:
-        """Start the helpers side by side."""
-        for helper in [self._begin(pid) for pid in pids]:
-            self.maps_devices = helper.greeted()["maps_devices"]
+    def prepare(self, pids: Sequence[int], more: int = 0) -> None:
+        """Start the helpers, and have them wake the GPUs up, side by side: that takes seconds."""
+        helpers = [self._begin(pid) for pid in pids]
+        with self._lock:
+            self._spare += [_Helper(self._python) for _ in range(more - len(self._spare))]
+            helpers += self._spare
+        for helper in helpers:
+            helper.initialise()
+        for helper in helpers:
+            self.maps_devices = helper.initialised()["maps_devices"]
 
     def state(self, pid: int, seconds: float) -> State:
         """See `Driver`."""
@@ -83,7 +98,8 @@ class BindingsDriver:
     def close(self) -> None:
         """End all helpers."""
         with self._lock:
-            helpers, self._helpers = list(self._helpers.values()), {}
+            helpers = [*self._helpers.values(), *self._spare]
+            self._helpers, self._spare = {}, []
         for helper in helpers:
             helper.end()
 
@@ -103,13 +119,13 @@ class BindingsDriver:
         with self._lock:
             helper = self._helpers.get(pid)
             if helper is None:
-                helper = self._helpers[pid] = _Helper(self._python)
+                helper = self._helpers[pid] = self._spare.pop() if self._spare else _Helper(self._python)
         return helper
 
     def _helper(self, pid: int) -> _Helper:
         helper = self._begin(pid)
         try:
-            self.maps_devices = helper.greeted()["maps_devices"]
+            helper.greeted()
         except CudaError:
             self._forget(pid, helper)
             raise
@@ -130,12 +146,15 @@ class _Helper:
         command = [python, "-P", "-m", "ckptrun.cuda.worker"]
         self._process = subprocess.Popen(
             command,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         self._buffer = b""
         self._hello: dict[str, Any] | None = None
+        self._initialising = False
+        self._initialised = False
 
     def greeted(self) -> dict[str, Any]:
         """Wait until it serves, and return what it can.
@@ -150,19 +169,47 @@ class _Helper:
                 "cuda-bindings did not start", hint="try: python -c 'import cuda.bindings.driver'"
             )
         if not self._hello.get("ok"):
-            why = self._hello.get("error") or "it is older than 12.8"
-            raise CudaError(f"cuda-bindings cannot be used: {why}", hint="pip install 'cuda-bindings>=12.8'")
+            raise CudaError(
+                f"cuda-bindings cannot be used: {self._hello['error']}",
+                hint="pip install -U 'ckptrun[cuda]' in the environment of ckptrun",
+            )
         return self._hello
+
+    def initialise(self) -> None:
+        """Have it initialise CUDA, if it has not; `initialised` waits for that."""
+        if not self._initialised and not self._initialising:
+            self._initialising = self._write({"do": "initialise"})
+
+    def initialised(self) -> dict[str, Any]:
+        """Wait until it has initialised CUDA, and return what it can; that it cannot is nothing yet.
+
+        Raises:
+            CudaTimeoutError: it hangs.
+            CudaError: it does not serve at all.
+        """
+        hello = self.greeted()
+        if self._initialising and self._read(INITIALISE_SECONDS) is None:
+            raise CudaTimeoutError(
+                f"CUDA could not be initialised within {INITIALISE_SECONDS:g} s", hint="look at nvidia-smi"
+            )
+        self._initialising, self._initialised = False, True
+        return hello
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any] | None:
         """Return the answer; None if there was none in time."""
+        if not self._write(request):
+            return {"error": "its helper process has ended"}
+        return self._read(seconds)
+
+    def _write(self, request: dict[str, Any]) -> bool:
+        """Send a request; False if there is nobody to read it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            return {"error": "its helper process has ended"}
-        return self._read(seconds)
+            return False
+        return True
 
     def _read(self, seconds: float) -> dict[str, Any] | None:
         assert self._process.stdout is not None

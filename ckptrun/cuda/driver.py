@@ -14,12 +14,13 @@ A lock that reaches its time limit leaves the process running. An error during c
 from __future__ import annotations
 
 import enum
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from ckptrun.errors import CkptrunError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class State(enum.StrEnum):
@@ -117,8 +118,13 @@ class Driver(Protocol):
     maps_devices: bool
     """Whether a restore can go to GPUs of other UUIDs."""
 
-    def prepare(self, pids: list[int]) -> None:
-        """Get ready for calls about these processes, so that no time is lost once one is locked."""
+    def prepare(self, pids: Sequence[int], more: int = 0) -> None:
+        """Get ready for calls, so that no time is lost once a process is locked.
+
+        Args:
+            pids: host PIDs of the processes that they will be about.
+            more: how many others, whose PIDs are not known yet.
+        """
 
     def state(self, pid: int, seconds: float) -> State:
         """Return a process's state.
@@ -144,6 +150,11 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """End all helpers."""
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for what calls the driver: which GPUs the job may see says nothing about us."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
 
 
 def lock_milliseconds(seconds: float) -> int:

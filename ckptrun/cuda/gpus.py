@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import string
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,26 @@ def this_machine(folder: Path = FOLDER) -> Gpus:
         for place in sorted((folder / "gpus").iterdir()):
             fields = dict(_FIELD.findall(_read(place / "information")))
             device = f"nvidia{fields.get('Device Minor', '?')}"
-            found.append(Gpu(fields.get("GPU UUID", ""), fields.get("Model", ""), device))
+            uuid = fields.get("GPU UUID", "")
+            if not uuid or "?" in uuid:  # a GPU that nobody uses, without persistence mode, sleeps
+                uuid = _woken_up().get(_place(place.name), uuid)
+            found.append(Gpu(uuid, fields.get("Model", ""), device))
     return Gpus(version[1] if version else "", tuple(found))
+
+
+def _woken_up() -> dict[str, str]:
+    """Return the UUIDs of the GPUs by their place on the bus, as ``nvidia-smi`` says, which wakes them up."""
+    return {_place(row[0]): row[1] for row in ask("--query-gpu=pci.bus_id,uuid") if len(row) == 2}
+
+
+def _place(name: str) -> str:
+    """Return a place on the bus in one spelling: ``nvidia-smi`` has longer domains, and capitals."""
+    domain, _, rest = name.lower().partition(":")
+    return (
+        f"{int(domain, 16):x}:{rest}"
+        if rest and domain and all(c in string.hexdigits for c in domain)
+        else name
+    )
 
 
 def memory_of(host_pids: Iterable[int]) -> dict[int, int]:

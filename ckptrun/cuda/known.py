@@ -89,10 +89,11 @@ def _old(scene: Scene) -> Sequence[Look]:
 
 
 def _mig(scene: Scene) -> Sequence[Look]:
+    unsaid = scene.partitioned is None
     return [
         one
         for one in scene.computing
-        if any(device.startswith("nvidia-caps/") for device in one.devices)
+        if (unsaid and any(device.startswith("nvidia-caps/") for device in one.devices))
         or one.environment.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-")
     ] or (scene.computing if scene.partitioned else ())
 

@@ -13,13 +13,14 @@ from ckptrun.cuda.driver import (
     UNKNOWN_CODE,
     Action,
     State,
+    environment,
     hung,
     lock_milliseconds,
     refused,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _END_SECONDS = 2.0
 _SAID = re.compile(r'"([^"]+)"')
@@ -43,7 +44,7 @@ class ProgramDriver:
         self.acts = "--action" in text
         """Whether it knows the single steps: older ones know none but the whole way."""
 
-    def prepare(self, pids: list[int]) -> None:
+    def prepare(self, pids: Sequence[int], more: int = 0) -> None:
         """There is nothing to prepare."""
 
     def state(self, pid: int, seconds: float) -> State:
@@ -74,6 +75,7 @@ class ProgramDriver:
             try:
                 process = subprocess.Popen(
                     [self.path, *arguments],
+                    env=environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -12,6 +12,10 @@ import sys
 import uuid
 from typing import Any
 
+CALLS = tuple(
+    f"cuCheckpointProcess{name}" for name in ("GetState", "Lock", "Checkpoint", "Restore", "Unlock")
+)
+
 
 def _uuid(driver: Any, text: str) -> Any:
     """Return a CUuuid: the package has no other way to fill one."""
@@ -34,6 +38,18 @@ def _restore_arguments(driver: Any, pairs: list[list[str]]) -> Any:
     return arguments
 
 
+def able(driver: Any) -> dict[str, Any]:
+    """Return whether this version of the package has every call, and whether restores can go to other GPUs.
+
+    Versions 13.0.0 and 13.0.1 have all but the restore: what they checkpoint nobody gets back.
+    """
+    missing = [name for name in CALLS if not hasattr(driver, name)]
+    if missing:
+        return {"ok": False, "error": f"it lacks {', '.join(missing)}: 12.8 or newer is needed, of 13 13.0.2"}
+    maps = hasattr(driver, "CUcheckpointGpuPair") and hasattr(driver.CUcheckpointRestoreArgs, "gpuPairs")
+    return {"ok": True, "maps_devices": maps}
+
+
 def answer(driver: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Carry one request out.
 
@@ -45,7 +61,9 @@ def answer(driver: Any, request: dict[str, Any]) -> dict[str, Any]:
         ``code``, and ``value`` where the call has one.
     """
     do, pid = request["do"], request.get("pid", 0)
-    if do == "version":
+    if do == "initialise":
+        result = driver.cuInit(0)
+    elif do == "version":
         result = driver.cuDriverGetVersion()
     elif do == "state":
         result = driver.cuCheckpointProcessGetState(pid)
@@ -56,10 +74,7 @@ def answer(driver: Any, request: dict[str, Any]) -> dict[str, Any]:
     elif do == "checkpoint":
         result = driver.cuCheckpointProcessCheckpoint(pid, None)
     elif do == "restore":
-        # A restore wants persistence mode, or a caller that has initialised CUDA.
-        code = int(driver.cuInit(0)[0])
-        if code:
-            return {"code": code}
+        driver.cuInit(0)  # a restore wants this, or persistence mode; once it is done it costs nothing
         result = driver.cuCheckpointProcessRestore(pid, _restore_arguments(driver, request["devices"]))
     else:
         result = driver.cuCheckpointProcessUnlock(pid, None)
@@ -72,8 +87,7 @@ def main() -> None:
     try:
         from cuda.bindings import driver  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415
 
-        maps = hasattr(driver, "CUcheckpointGpuPair")
-        hello: dict[str, Any] = {"ok": hasattr(driver, "cuCheckpointProcessLock"), "maps_devices": maps}
+        hello = able(driver)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the other side tells the user
         driver, hello = None, {"ok": False, "error": f"{type(error).__name__}: {error}"}
     print(json.dumps(hello), flush=True)  # noqa: T201 -- this is the protocol

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from ckptrun.cuda import finding
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -54,7 +56,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What processes have mapped: path in the job's eyes -> build; and whether any has a GPU's device mapped."""
+    """What processes have mapped: path in the job's eyes -> build; and whether any has a GPU's device, or had it."""
 
     files: dict[str, Build]
     gpu: bool
@@ -69,11 +71,18 @@ class Binaries:
 
     Args:
         ignore: folders of the job's whose files travel with the checkpoint.
+        devices: the folder of the GPUs' device files.
     """
 
-    def __init__(self, ignore: Sequence[str] = ()) -> None:
+    def __init__(self, ignore: Sequence[str] = (), devices: str = finding.DEVICES) -> None:
         self._ignore = tuple(os.fsencode(folder).rstrip(b"/") + b"/" for folder in (*ignore, "/dev"))
         self._known: dict[tuple[int, ...], Build] = {}
+        self._devices = devices
+        self._gpu_in_use = False
+
+    def look_for_gpus(self, pids: Iterable[int]) -> None:
+        """Note whether any of these processes uses a GPU, before hooks take it out of their hands."""
+        self._gpu_in_use = finding.in_use(pids, self._devices)
 
     def mapped(self, pids: Iterable[int]) -> Mapped:
         """Return what these processes have mapped from files with a name; one that is gone has nothing."""
@@ -90,7 +99,7 @@ class Binaries:
             name = os.fsdecode(path.replace(rb"\012", b"\n"))
             if build := self.look(name, root=f"/proc/{pid}/root", program=program):
                 builds[name] = build
-        return Mapped(builds, gpu)
+        return Mapped(builds, gpu or self._gpu_in_use)
 
     def look(self, path: str, *, root: str = "", program: bool = False) -> Build | None:
         """Return which build a file is; None if it is not there or no regular file.

@@ -87,6 +87,8 @@ class Checkpointer:
         try:
             size = job_memory(incarnation.pids()) + self._brought
             slot = self._slot(size)
+            if self._tools.hooks.any:
+                self._tools.binaries.look_for_gpus(incarnation.pids())
             hooks.open(lambda: order.reins.abandoned)
             if hooks.bracket.is_open and (more := self._outgrown(size, incarnation)):
                 self._arena.give(slot)

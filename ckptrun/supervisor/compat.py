@@ -40,7 +40,7 @@ class Compat:
         registers: components of the register state in use in any thread, as a mask.
         portable: what ``--portable-cpu`` said when the job was started.
         libc: name and version of the job's C library.
-        gpu: the GPU driver's version, if the job has a GPU's device mapped.
+        gpu: the GPU driver's version, if the job uses a GPU, or did until a hook moved its memory out of it.
         files: executables, libraries and data mapped by any process.
     """
 

@@ -30,7 +30,19 @@ from workbench import FULL, QUICK, Bench, SkipError
 if TYPE_CHECKING:
     from types import ModuleType
 
-NAMES = ("idle", "overhead", "start", "freeze", "restore", "journal", "hooks", "calls", "effects", "cost")
+NAMES = (
+    "idle",
+    "overhead",
+    "start",
+    "freeze",
+    "restore",
+    "journal",
+    "hooks",
+    "cuda",
+    "calls",
+    "effects",
+    "cost",
+)
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 

@@ -12,9 +12,10 @@ import pytest
 from support.cuda_standin import MODEL, UUIDS, Standin
 
 from ckptrun.cuda import doctor, gpus, room
+from ckptrun.cuda.calls import Options
 from ckptrun.cuda.finding import Kind, Look, in_use, kind_of, look, looks
 from ckptrun.cuda.known import TABLE, Scene, refusals
-from ckptrun.cuda.phases import Options
+from ckptrun.supervisor.binaries import Binaries
 
 if TYPE_CHECKING:
     from support.cuda_standin import Player
@@ -53,6 +54,16 @@ def test_only_nvidias_devices_count(standin: Standin):
     with (standin.devices / "nvidia1").open():
         assert in_use([os.getpid()], str(standin.devices))
         assert look(os.getpid(), str(standin.devices)).devices == {"nvidia1"}
+
+
+def test_a_checkpoint_depends_on_the_gpu_that_its_job_had_before_it_was_suspended(standin: Standin):
+    player, binaries = standin.play(), Binaries(devices=str(standin.devices))
+    for step in ("lock", "checkpoint", None):
+        binaries.look_for_gpus([player.pid])
+        if step:
+            standin.machine.step(step, player.pid)
+            assert binaries.mapped([player.pid]).gpu, step
+    assert not binaries.mapped([player.pid]).gpu
 
 
 def test_processes_that_are_gone_are_passed_over(standin: Standin):

@@ -84,7 +84,7 @@ def test_the_ready_made_one_stands_by_unless_it_was_asked_for(tmp_path: Path):
     standby = cuda_standby((), os.environ, tmp_path, helper)
     assert standby is not None
     hook = standby.make()
-    assert (hook.name, hook.timeout, hook.order) == (CUDA, 300, 90)
+    assert (hook.name, hook.timeout, hook.order) == (CUDA, 300, 95)
     assert hook.options["devices"] == "/dev"
     assert cuda_standby((hook,), os.environ, tmp_path, helper) is None
     assert standby.needed([os.getpid()]) is False

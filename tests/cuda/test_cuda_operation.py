@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptrun.cuda.choosing import BINDINGS, choose
 from ckptrun.cuda.driver import (
     NOT_READY,
     OUT_OF_MEMORY,
@@ -180,6 +181,14 @@ def test_the_end_of_all_time_is_heeded_even_if_nothing_answers(standin: Standin,
         suspend(driver, pids, QUICK, Clock(4.0))
     assert {one.state for one in caught.value.stuck} == {None}
     assert time.monotonic() - began < 60
+
+
+def test_a_package_that_lacks_a_call_is_refused_before_anything_is_locked(standin: Standin):
+    """As versions 13.0.0 and 13.0.1 lack the restore: what they have checkpointed would never come back."""
+    module = standin.folder / "site" / "cuda" / "bindings" / "driver.py"
+    module.write_text(module.read_text() + "del cuCheckpointProcessRestore, CUcheckpointRestoreArgs\n")
+    with pytest.raises(CudaError, match=r"it lacks cuCheckpointProcessRestore: .*13\.0\.2"):
+        choose(BINDINGS)
 
 
 def test_a_call_about_no_process_of_cudas_is_an_error(standin: Standin, driver: Driver):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.cuda_standin import MODEL, UUIDS
+from support.cuda_standin import MODEL, UUIDS, Standin
 
 from ckptrun.cuda.phases import run
 
 if TYPE_CHECKING:
-    from support.cuda_standin import Player, Standin
+    from support.cuda_standin import Player
 
 HOOK = Path(__file__).parents[2] / "hooks" / "cuda" / "hook.py"
 OTHER = "GPU-deadbeef-0000-4106-c12f-20bd9faed9f6"
@@ -53,11 +54,14 @@ def test_a_checkpoint_finds_the_gpu_released_and_the_job_runs_on_after_it(standi
     assert standin.states() == ["checkpointed", "checkpointed"]
     data = before["data"]
     assert [entry["pid"] for entry in data["processes"]] == [players[0].pid, players[2].pid]
-    assert data["gpus"] == [{"uuid": UUIDS[0], "model": MODEL}]
+    assert data["gpus"] == [{"uuid": UUIDS[0], "model": MODEL, "used": True}]
     assert before["events"][0]["bytes"] == 7 << 20
     assert len(json.dumps(data)) < 1000
     after = hook("post-checkpoint", *players, data=data, outcome={"ok": True, "error": None})
-    assert after == {"done": ["running"]}
+    assert after["done"] == ["running"]
+    (resumed,) = after["events"]
+    assert (resumed["event"], resumed["processes"]) == ("cuda-resumed", 2)
+    assert resumed["locked_seconds"] >= resumed["seconds"] > 0
     assert standin.states() == ["running", "running"]
 
 
@@ -65,7 +69,7 @@ def test_the_job_runs_on_after_a_dump_that_failed(standin: Standin, hook: Hook):
     player = standin.play()
     data = hook("pre-checkpoint", player)["data"]
     after = hook("post-checkpoint", player, data=data, outcome={"ok": False, "error": "no"})
-    assert after == {"done": ["running"]}
+    assert after["done"] == ["running"]
     assert standin.states() == ["running"]
 
 
@@ -172,6 +176,74 @@ def test_a_restore_to_another_gpu_of_the_kind_maps_it(standin: Standin, way: str
     assert before["data"]["devices"] == {UUIDS[0]: OTHER}
     after = hook("post-restore", player, data=before["data"], outcome={"ok": True, "error": None})
     assert after["done"] == ["running"]
+
+
+@pytest.mark.parametrize("way", ["bindings", "program"])
+def test_a_map_names_the_gpus_too_that_the_job_did_not_use(tmp_path: Path, way: str):
+    """The driver refuses any other, whatever CUDA_VISIBLE_DEVICES has hidden from the job."""
+    with (
+        contextlib.closing(Standin(tmp_path / "gpu", gpus=2)) as standin,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", str(standin.folder / "bin"), prepend=":")
+        patch.setenv("PYTHONPATH", str(standin.folder / "site"))
+        hook = Hook(standin, way)
+        player = standin.play(gpus=[UUIDS[1]], devices=["nvidia1"])
+        data = hook("pre-checkpoint", player)["data"]
+        assert [(gpu["uuid"], gpu["used"]) for gpu in data["gpus"]] == [(UUIDS[0], False), (UUIDS[1], True)]
+        standin.gpus((OTHER, UUIDS[0]))
+        before = hook("pre-restore", data=data)
+        assert before["data"]["devices"] == {UUIDS[1]: OTHER, UUIDS[0]: UUIDS[0]}
+        after = hook("post-restore", player, data=before["data"], outcome={"ok": True, "error": None})
+        assert after["done"] == ["running"], after
+
+
+def test_a_gpu_that_sleeps_is_known_all_the_same(standin: Standin, hook: Hook):
+    """Nobody uses it before a restore, and without persistence mode /proc then shows no UUID."""
+    data = hook("pre-checkpoint", standin.play())["data"]
+    standin.gpus(UUIDS[:1], asleep=True)
+    assert hook("pre-restore", data=data)["data"]["devices"] == {}
+
+
+def test_what_the_job_may_see_does_not_bind_the_hook(standin: Standin, monkeypatch: pytest.MonkeyPatch):
+    """Its variables are the job's, and a restore needs CUDA initialised by who calls it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    hook = Hook(standin, "bindings")
+    player = standin.play()
+    data = hook("pre-checkpoint", player)["data"]
+    assert hook("post-checkpoint", player, data=data, outcome={"ok": True, "error": None})["done"] == [
+        "running"
+    ]
+    assert {line["initialised"] for line in standin.log() if "initialised" in line} == {0}
+
+
+def test_a_process_that_stays_wakes_the_gpus_up_before_the_lock_and_not_again(standin: Standin):
+    player = standin.play()
+    context = {
+        "job": {"pids": [player.pid]},
+        "options": {**standin.options, "driver": "bindings"},
+        "timeout": 200,
+    }
+    with subprocess.Popen(
+        [sys.executable, str(HOOK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps({"phase": "pre-checkpoint", **context}), file=process.stdin, flush=True)
+        data = json.loads(process.stdout.readline())["data"]
+        closing = {"phase": "post-checkpoint", "data": data, "outcome": {"ok": True, "error": None}}
+        print(json.dumps({**closing, **context}), file=process.stdin, flush=True)
+        assert json.loads(process.stdout.readline())["done"] == ["running"]
+        process.stdin.close()
+        assert process.wait(60) == 0
+    calls = ["initialise" if "initialised" in line else line.get("call") for line in standin.log()]
+    assert [call for call in calls if call not in {None, "state"}] == [
+        "initialise",
+        "lock",
+        "checkpoint",
+        "restore",
+        "unlock",
+    ]
 
 
 @pytest.mark.parametrize(

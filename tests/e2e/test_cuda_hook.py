@@ -68,7 +68,11 @@ def test_gpu_memory_is_moved_outside_of_the_freeze_and_the_job_computes_on_after
     (moved,) = [event for event in lab.events("hook-event") if event["name"] == "cuda-suspended"]
     assert moved["fields"]["processes"] == 2
     assert (moved["phase"], moved["hook"]) == ("pre-checkpoint", "cuda")
-    assert [event["name"] for event in lab.events("hook-event")] == ["cuda-suspended", "cuda-restored"]
+    assert [event["name"] for event in lab.events("hook-event")] == [
+        "cuda-suspended",
+        "cuda-resumed",
+        "cuda-restored",
+    ]
 
 
 def test_a_gpu_that_cannot_be_moved_costs_the_checkpoint_and_not_the_job(lab: Lab, standin: Standin):

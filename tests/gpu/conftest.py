@@ -32,8 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    with Lab(tmp_path, options=("--interval", "off"), environment=environment) as lab:
+    with Lab(tmp_path, options=("--interval", "off")) as lab:
         yield lab
         lab.close()
         lab.expect_nothing_left()

@@ -14,7 +14,8 @@ from support.gpu import PYTHON
 from ckptrun.cuda.choosing import BINDINGS, PROGRAM, choose
 from ckptrun.cuda.driver import CudaError, State
 from ckptrun.cuda.finding import Kind, in_use, kind_of, looks
-from ckptrun.cuda.gpus import memory_of
+from ckptrun.cuda.gpus import memory_of, this_machine
+from ckptrun.cuda.known import REMAPPING_DRIVER
 from ckptrun.cuda.operation import Clock, Limits, resume, suspend
 
 if TYPE_CHECKING:
@@ -32,14 +33,8 @@ PATIENCE = 300.0
 @pytest.fixture(scope="module")
 def undisturbed() -> str:
     """What a run prints last that nobody has disturbed."""
-    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PATH": "/usr/bin:/bin"}
-    ended = subprocess.run(
-        [*map(str, JOB), "--pause", "0"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-        timeout=PATIENCE,
+    ended = subprocess.run(  # with all of the environment: it may say where the driver's library is
+        [*map(str, JOB), "--pause", "0"], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     return weights(ended.stdout)
 
@@ -126,8 +121,8 @@ def pid() -> Iterator[int]:
         [*map(str, JOB), "--steps", "1000000"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        while not process.stdout.readline().startswith("step 5 "):
-            assert process.poll() is None
+        while not (line := process.stdout.readline()).startswith("step 5 "):
+            assert line, "the training has ended"
         yield process.pid
         process.kill()
 
@@ -144,6 +139,20 @@ def test_the_driver_goes_through_the_states_and_the_gpu_is_let_go(driver: Driver
     assert not in_use([pid])
     assert memory_of([pid]) == {}
     assert resume(driver, [pid], limits, clock) == []
+    assert driver.state(pid, 30.0) is State.RUNNING
+    assert psutil.Process(pid).is_running()
+
+
+def test_a_process_goes_on_with_another_gpu_of_the_kind(driver: Driver, pid: int):
+    """Each takes the place of the one before it: a map names every GPU of the machine."""
+    here = this_machine().gpus
+    if len(here) < 2 or len({gpu.model for gpu in here}) > 1 or this_machine().version < REMAPPING_DRIVER:
+        pytest.skip("this needs two GPUs or more, all of one kind, and driver 580")
+    limits, clock = Limits(), Clock(240.0)
+    driver.prepare([pid])
+    suspend(driver, [pid], limits, clock)
+    around = {gpu.uuid: here[n - 1].uuid for n, gpu in enumerate(here)}
+    assert resume(driver, [pid], limits, clock, around) == []
     assert driver.state(pid, 30.0) is State.RUNNING
     assert psutil.Process(pid).is_running()
 

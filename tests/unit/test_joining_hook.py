@@ -18,6 +18,33 @@ if TYPE_CHECKING:
     from ckptrun.hooking.contract import Hook
 
 
+def test_gpus_are_looked_for_before_hooks_take_them_out_of_the_jobs_hands() -> None:
+    """What a checkpoint depends on is gathered in the freeze, where a job that the hook cuda has suspended has none."""
+    order: list[str] = []
+    bracket = SimpleNamespace(is_open=False)
+    around = SimpleNamespace(bracket=bracket, open=lambda _: order.append("hooks"), close=lambda *_: None)
+    tools = SimpleNamespace(
+        hooks=SimpleNamespace(checkpoint=lambda *_: around, any=True),
+        binaries=SimpleNamespace(look_for_gpus=lambda pids: order.append(f"look at {pids}")),
+        alone=threading.Lock(),
+        post=order.append,
+        note=print,
+        keep_log=lambda *_: None,
+    )
+    slot = SimpleNamespace(populate=lambda _: None, touch=lambda _: None)
+    arena = SimpleNamespace(take=lambda _: slot, give=lambda _: None)
+    incarnation = SimpleNamespace(pids=lambda: [1 << 22], dead=lambda: False)
+    checkpointer = Checkpointer(
+        cast("Any", tools), cast("Any", arena), cast("Any", None), 60.0, lambda _: "", dict
+    )
+    checkpointer.begin()
+    checkpointer.abandon()
+    checkpointer.take(
+        TakeCheckpoint("t-1", Trigger.REQUEST, hold=False, deadline=None), cast("Any", incarnation)
+    )
+    assert order[:2] == [f"look at {[1 << 22]}", "hooks"]
+
+
 def lacking() -> Hook:
     raise ConfigurationError("cuda: the Python module cuda.bindings is not there", hint="install it")
 

@@ -78,16 +78,26 @@ class Standin:
         """Where the hook finds it."""
         return {"devices": str(self.devices), "information": str(self.driver)}
 
-    def gpus(self, uuids: tuple[str, ...], driver: str = "580.65.06", model: str = MODEL) -> None:
-        """Exchange the GPUs."""
+    def gpus(
+        self,
+        uuids: tuple[str, ...],
+        driver: str = "580.65.06",
+        model: str = MODEL,
+        *,
+        asleep: bool = False,
+    ) -> None:
+        """Exchange the GPUs; those `asleep` are used by nobody, and persistence mode is off."""
         shutil.rmtree(self.driver)
         self.driver.mkdir()
         text = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Sun Jul 20\nGCC version: 12\n"
         (self.driver / "version").write_text(text)
+        awake = [(f"00000000:0{number}:00.0", uuid) for number, uuid in enumerate(uuids)]
+        (self.folder / "awake").write_text(json.dumps(awake))
         for number, uuid in enumerate(uuids):
             place = self.driver / "gpus" / f"0000:0{number}:00.0"
             place.mkdir(parents=True)
-            (place / "information").write_text(_INFORMATION.format(model=model, uuid=uuid, number=number))
+            shown = "GPU-????????-????-????-????-????????????" if asleep else uuid
+            (place / "information").write_text(_INFORMATION.format(model=model, uuid=shown, number=number))
 
     def fault(self, at: str, do: str | int, *, pid: int = 0, times: int = 1) -> None:
         """Have a call go wrong; see ``standin_machine``."""

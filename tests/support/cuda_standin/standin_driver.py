@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 import uuid
 from pathlib import Path
 
@@ -45,8 +46,11 @@ def standing_in(folder: str, name: str, module: dict) -> None:
 
     def cuInit(flags):
         assert flags == 0
-        initialised.append(True)
-        return (CUresult.CUDA_SUCCESS,)
+        if initialised:
+            return (CUresult.CUDA_SUCCESS,)
+        code = machine.initialise(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        initialised.extend([True] * (code == 0))
+        return (CUresult(code),)
 
     def cuDriverGetVersion():
         return CUresult.CUDA_SUCCESS, 13000

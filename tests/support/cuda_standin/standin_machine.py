@@ -11,6 +11,10 @@ ILLEGAL_STATE (401);
 - a lock waits for submitted work; if it has a time limit and reaches it, NOT_READY (600), and the process still runs;
 - a checkpointed process holds no device file;
 - a process without CUDA: NOT_INITIALIZED (3); one that is gone: OPERATING_SYSTEM (304);
+- a device map names every GPU of the machine of the checkpoint, seen by the process or not (cuda-python's
+cuda.core.checkpoint: "every GPU visible to the kernel-mode driver"); else INVALID_VALUE (1);
+- initialising CUDA takes seconds, and fails with NO_DEVICE (100) where CUDA_VISIBLE_DEVICES leaves no GPU;
+- a GPU that nobody uses, without persistence mode, has question marks for a UUID in /proc until something wakes it up;
 - any call about a process hangs while a peer of its is locked or checkpointed (issue 30);
 - an error in a checkpoint or restore may leave ``failed`` for ever.
 
@@ -48,6 +52,7 @@ TEXTS = {
     1: "invalid argument",
     2: "out of memory",
     3: "initialization error",
+    100: "no CUDA-capable device is detected",
     304: "OS call failed or operation not supported on this OS",
     401: "the operation cannot be performed in the present state",
     600: "device not ready",
@@ -69,6 +74,21 @@ class Machine:
         code, value = self._call(what, pid, milliseconds, devices)
         self._note(pid=pid, done=what, code=code, of=call)
         return code, value
+
+    def initialise(self, visible: str | None) -> int:
+        """Have a process that calls the driver initialise CUDA: it takes its time, and needs a GPU that it may see."""
+        path = self.folder / "initialise-seconds"
+        time.sleep(float(path.read_text()) if path.exists() else 0.0)
+        here = [str(number) for number, _ in enumerate(self.gpus())]
+        code = 0 if visible is None or visible.split(",")[0] in {*here, *self.gpus()} else 100
+        self._note(pid=os.getpid(), initialised=code)
+        return code
+
+    def gpus(self) -> list[str]:
+        """Return the UUIDs of the GPUs that the kernel's part of the driver knows."""
+        paths = sorted((self.folder / "driver").rglob("information"))
+        found = [re.search(r"GPU-[\w-]+", path.read_text()) for path in paths]
+        return [match[0] for match in found if match]
 
     def _call(self, what, pid, milliseconds, devices):
         facts = self.facts(pid)
@@ -127,6 +147,8 @@ class Machine:
                 if self.facts(pid) is None:
                     return 304
             self._set(pid, after)
+            if what == "checkpoint":
+                (self.folder / "checkpointed-gpus").write_text(json.dumps(self.gpus()))
             return 0
 
     def state(self, pid: int) -> str:
@@ -181,15 +203,12 @@ class Machine:
         )
 
     def _unmapped(self, facts, devices) -> int:
-        here = set(
-            re.findall(
-                r"GPU-[\w-]+", "".join(p.read_text() for p in (self.folder / "driver").rglob("information"))
-            )
-        )
         wanted = facts.get("gpus", [])
         if devices:
+            if set(devices) != set(json.loads((self.folder / "checkpointed-gpus").read_text())):
+                return 1
             wanted = [devices.get(one, "") for one in wanted]
-        return 0 if all(one in here for one in wanted) else 1
+        return 0 if set(wanted) <= set(self.gpus()) else 1
 
     def _set(self, pid: int, state: str) -> None:
         path = self.folder / "states" / str(pid)
@@ -286,6 +305,9 @@ def smi(folder: str) -> int:
         print(
             (machine.folder / "mig").read_text().strip() if (machine.folder / "mig").exists() else "Disabled"
         )
+    elif sys.argv[1] == "--query-gpu=pci.bus_id,uuid":
+        for place, uuid in json.loads((machine.folder / "awake").read_text()):
+            print(f"{place}, {uuid}")
     else:
         return 2
     return 0
