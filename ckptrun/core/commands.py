@@ -127,6 +127,7 @@ class RunHooks:
     Args:
         phase: ``post-commit``, ``on-failure`` or ``on-exit``.
         checkpoint: id of the one that was committed.
+        kept: post-commit: ids of those that can still be restored; None if that is not known.
         cause: how the job failed.
         exit: how the run ends.
     """
@@ -135,6 +136,7 @@ class RunHooks:
     checkpoint: str | None = None
     cause: Outcome | None = None
     exit: Exit | None = None
+    kept: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

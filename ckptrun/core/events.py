@@ -240,13 +240,23 @@ class DumpFailed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """An upload ended with a commit; ``expired`` are the checkpoints that retention took out with it."""
+    """An upload ended with a commit.
+
+    Args:
+        now: when.
+        id: the checkpoint's.
+        seq: its place in the lineage.
+        upload_seconds: how long it took.
+        expired: the checkpoints that retention took out with it.
+        kept: those that the store has after it; None if that is not known.
+    """
 
     now: float
     id: str
     seq: int
     upload_seconds: float
     expired: tuple[str, ...] = ()
+    kept: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

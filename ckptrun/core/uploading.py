@@ -31,7 +31,6 @@ def committed(turn: Turn, event: Committed) -> None:
         turn.say(DETAIL, f"checkpoint {event.id} is committed; its upload took {event.upload_seconds:.1f} s")
     turn.record("checkpoint-committed", id=event.id, seq=event.seq, upload_seconds=event.upload_seconds)
     turn.answer(checkpoint.requests, event.id)
-    turn.emit(RunHooks(POST_COMMIT, checkpoint=event.id))
     turn.amend(event.id, stored=Stored.COMMITTED, requests=())
     turn.change(
         store=StoreHealth(),
@@ -40,6 +39,7 @@ def committed(turn: Turn, event: Committed) -> None:
     for gone in event.expired:
         _expire(turn, gone)
     _drop_if_flawed(turn, event.id)
+    turn.emit(RunHooks(POST_COMMIT, checkpoint=event.id, kept=_kept(turn.state, event)))
 
 
 def commit_failed(turn: Turn, event: CommitFailed) -> None:
@@ -108,6 +108,13 @@ def _expire(turn: Turn, gone: str) -> None:
         turn.state.phase is Phase.RESTORING and turn.state.incarnation.origin == gone and checkpoint.local
     ):
         turn.discard(replace(checkpoint, stored=Stored.NOT), "")
+
+
+def _kept(state: State, event: Committed) -> tuple[str, ...] | None:
+    """Return what can still be restored: what the store has, and what local memory has."""
+    if event.kept is None:
+        return None
+    return tuple(sorted({*event.kept, *(one.id for one in state.checkpoints if one.usable)}))
 
 
 def _drop_if_flawed(turn: Turn, checkpoint_id: str) -> None:

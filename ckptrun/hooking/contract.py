@@ -237,6 +237,7 @@ class Occasion:
         outcome: how the checkpoint or restore went (``ok``, ``error``), in the phases that close it.
         cause: on-failure: what happened to the job (``kind, code, signal, text``).
         exit: on-exit: whose exit code ended the run (``by, code``).
+        kept: post-commit: ids of the checkpoints that can still be restored; None if that is not known.
     """
 
     phase: Phase
@@ -248,6 +249,7 @@ class Occasion:
     outcome: Mapping[str, Json] | None = None
     cause: Mapping[str, Json] | None = None
     exit: Mapping[str, Json] | None = None
+    kept: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ def context(
         "outcome": occasion.outcome,
         "cause": occasion.cause,
         "exit": occasion.exit,
+        "kept": None if occasion.kept is None else list(occasion.kept),
         "options": dict(hook.options),
         "timeout": timeout,
         "data": data,

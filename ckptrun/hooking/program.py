@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Answer: TypeAlias = "dict[str, Any]"
 
@@ -61,6 +61,7 @@ class Context:
     data: dict[str, Any] | None = None
     outcome: dict[str, Any] | None = None
     exit: dict[str, Any] | None = None
+    kept: tuple[str, ...] | None = None
     dry_run: bool = False
 
     @classmethod
@@ -78,6 +79,7 @@ class Context:
             data=value.get("data"),
             outcome=value.get("outcome"),
             exit=value.get("exit"),
+            kept=None if value.get("kept") is None else tuple(value["kept"]),
             dry_run=bool(value.get("dry_run")),
         )
 
@@ -103,6 +105,22 @@ class Context:
     def closing(self) -> bool:
         """Whether what this phase closes has gone well."""
         return bool((self.outcome or {}).get("ok"))
+
+    def complete(self) -> bool:
+        """on-exit: whether the run has come to its end, so that nothing of it is restored any more."""
+        return (self.exit or {}).get("code") == 0
+
+    def forgettable(self, noted: Sequence[str]) -> list[str]:
+        """post-commit: return which checkpoints can never be restored any more.
+
+        What was noted after the one that is committed now may be one that is just being taken.
+
+        Args:
+            noted: ids, in the order in which they were noted.
+        """
+        if self.kept is None or self.checkpoint not in noted:
+            return []
+        return [one for one in noted[: noted.index(self.checkpoint)] if one not in self.kept]
 
 
 def serve(phases: Mapping[str, Callable[[Context], Answer | None]]) -> NoReturn:

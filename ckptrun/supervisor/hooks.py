@@ -95,6 +95,7 @@ class RunsHooks:
                 occasion,
                 cause=_cause(command.cause) if command.cause else None,
                 exit={"by": ended.by, "code": ended.code} if ended else None,
+                kept=command.kept,
             ),
             data,
         )

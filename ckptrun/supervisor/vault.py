@@ -169,7 +169,8 @@ class Vault:
             self._post(CommitFailed(time.monotonic(), checkpoint, repr(error), transient=True))
         else:
             now = time.monotonic()
-            self._post(Committed(now, checkpoint, record.seq, now - started, tuple(sorted(before - left))))
+            expired, kept = tuple(sorted(before - left)), tuple(sorted(left))
+            self._post(Committed(now, checkpoint, record.seq, now - started, expired, kept))
 
     def _connected(self) -> Writer:
         if self._writer is None:

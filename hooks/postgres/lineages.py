@@ -91,9 +91,9 @@ def go_back(connection: psycopg.Connection[Any], context: Context, seq: int) -> 
     if row is None or row[1] != seq:
         raise HookFailedError(
             f"this database does not know checkpoint {context.checkpoint} of lineage {context.lineage!r} any more: an"
-            " earlier restore went back to before it, the history is kept for fewer checkpoints (option keep), or it is"
-            " another database. Restore a checkpoint that it knows (see ckptrun.positions), or resume once with"
-            " policy=ignore, and the tables stay as they are"
+            " earlier restore went back to before it, the store had let go of it, or it is another database. Restore a"
+            " checkpoint that it knows (see ckptrun.positions), or resume once with policy=ignore, and the tables stay"
+            " as they are"
         )
     connection.execute(
         "DELETE FROM ckptrun.positions WHERE lineage = %s AND id > %s", [context.lineage, row[0]]
@@ -108,13 +108,15 @@ def drop(connection: psycopg.Connection[Any], context: Context) -> None:
     )
 
 
-def trim(connection: psycopg.Connection[Any], lineage: str, keep: int) -> int:
-    """Forget all but the newest positions of the lineage, and the history that no position reaches; return how much."""
+def trim(connection: psycopg.Connection[Any], context: Context) -> int:
+    """Forget the positions that can never be gone back to, and the history that no other reaches; return how much."""
     with connection.transaction():
+        rows = connection.execute(
+            "SELECT checkpoint FROM ckptrun.positions WHERE lineage = %s ORDER BY id", [context.lineage]
+        ).fetchall()
         connection.execute(
-            "DELETE FROM ckptrun.positions WHERE lineage = %(lineage)s AND id NOT IN (SELECT id FROM ckptrun.positions"
-            " WHERE lineage = %(lineage)s ORDER BY id DESC LIMIT %(keep)s)",
-            {"lineage": lineage, "keep": keep},
+            "DELETE FROM ckptrun.positions WHERE lineage = %s AND checkpoint = ANY(%s)",
+            [context.lineage, context.forgettable([row[0] for row in rows])],
         )
         return connection.execute(
             "DELETE FROM ckptrun.history AS h USING (SELECT t AS relation, min(p.seq) AS seq"

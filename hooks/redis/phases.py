@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import redis
 from server import Server, Settings
 
-from ckptrun.hooking.program import Answer, Context, HookFailedError, TryAgainError
+from ckptrun.hooking import stores
+from ckptrun.hooking.program import Answer, Context, HookFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-AGAIN_SECONDS = 2.0
 
 
 def run(context: Context) -> Answer:
@@ -22,15 +21,12 @@ def run(context: Context) -> Answer:
         HookFailedError: it cannot be done.
         TryAgainError: it cannot be done now.
     """
-    act = would if context.dry_run and context.phase != "pre-restore" else _PHASES[context.phase]
     try:
-        return act(context, Settings.of(context))
+        return stores.chosen(context, _PHASES, would)(context, Settings.of(context))
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise HookFailedError(f"Redis: {error}; the hook's README says which rights it needs") from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        if context.phase in {"post-commit", "on-exit"}:  # nothing hangs on these
-            raise HookFailedError(f"Redis: {error}") from None
-        raise TryAgainError(f"Redis: {error}", AGAIN_SECONDS) from None
+        raise stores.unreachable(context, f"Redis: {error}") from None
     except redis.RedisError as error:
         raise HookFailedError(f"Redis: {error}") from None
 
@@ -48,7 +44,7 @@ def would(context: Context, settings: Settings) -> Answer:
 def pre_checkpoint(context: Context, settings: Settings) -> Answer:
     """Note where everything stands, and keep writers out."""
     fingerprint, keys, size = Server(context, settings).capture()
-    return {"data": {"fingerprint": fingerprint, "keys": keys, "bytes": size}, "done": ["noted"]}
+    return {"data": {"fingerprint": fingerprint, "keys": keys, "bytes": size}, "done": [stores.NOTED]}
 
 
 def post_checkpoint(context: Context, settings: Settings) -> Answer:
@@ -60,60 +56,39 @@ def post_checkpoint(context: Context, settings: Settings) -> Answer:
         if settings.hold:
             server.release()
     if not context.closing():
-        server.forget(only=context.checkpoint)
-        return {"done": ["released"]}
-    if held or not settings.hold:
-        return {"done": ["released"], "data": {"held": held}}
-    reason = (
-        f"somebody wrote before checkpoint {context.checkpoint} was complete, so that it may not tell exactly what"
-        f" came after it; if it takes longer than {settings.hold:g} s, raise option hold"
-    )
-    event = {"event": "redis-inexact", "checkpoint": context.checkpoint, "reason": reason}
-    return {"outcome": "failed", "reason": reason, "events": [event], "data": {"held": False}}
+        server.forget([context.checkpoint or ""])
+        return {"done": [stores.RELEASED]}
+    if not settings.hold:
+        return {"done": [stores.RELEASED], "data": {"held": held}}
+    return stores.released(context, "redis", "somebody wrote", settings.hold, held=held)
 
 
 def post_commit(context: Context, settings: Settings) -> Answer:
-    """Forget checkpoints that are too old."""
-    Server(context, settings).forget(keep=settings.keep)
-    return {"done": ["trimmed"]}
+    """Forget what no checkpoint needs any more."""
+    server = Server(context, settings)
+    server.forget(context.forgettable(server.noted()))
+    return {"done": [stores.TRIMMED]}
 
 
 def pre_restore(context: Context, settings: Settings) -> Answer:
     """Bring everything back to the checkpoint."""
-    if context.data is None:
-        raise HookFailedError(
-            f"checkpoint {context.checkpoint} was taken without this hook: nobody knows what came after it."
-            " Resume once with policy=ignore, and all stays as it is"
-        )
+    data = stores.noted(context, "all stays")
     server = Server(context, settings)
     if (
         settings.hold and not context.dry_run
     ):  # a checkpoint that was cut off with ckptrun itself may still hold
         server.release()
-    counts = server.rewind()
-    parts = [
-        f"{name}: {' and '.join(f'{n} {what}' for what, n in sorted(count.items()))}"
-        for name, count in sorted(counts.items())
-    ]
-    lost = any(count.get("lost") for count in counts.values())
-    event = {
-        "event": "redis-undone",
-        "checkpoint": context.checkpoint,
-        "counts": counts,
-        "mode": settings.mode,
-        "dry_run": context.dry_run,
-        "exact": bool(context.data.get("held")) and not lost,
-    }
-    would = "would be: " if context.dry_run and parts else ""
-    return {"done": ["undone"], "reason": would + ("; ".join(parts) or "nothing to undo"), "events": [event]}
+    counts = dict(sorted(server.rewind().items()))
+    exact = bool(data.get("held")) and not any(count.get("lost") for count in counts.values())
+    return stores.undone(context, "redis", "counts", counts, mode=settings.mode, exact=exact)
 
 
 def on_exit(context: Context, settings: Settings) -> Answer:
     """After a run that is complete, leave nothing behind."""
-    if (context.exit or {}).get("code") != 0:
-        return {"done": ["kept"]}
-    Server(context, settings).forget()
-    return {"done": ["forgotten"]}
+    if not context.complete():
+        return {"done": [stores.KEPT]}
+    Server(context, settings).forget_all()
+    return {"done": [stores.FORGOTTEN]}
 
 
 _PHASES: Mapping[str, Callable[[Context, Settings], Answer]] = {

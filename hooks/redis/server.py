@@ -12,7 +12,7 @@ import redis
 from ckptrun.hooking.program import Context, HookFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 OLDEST = 7
 """Major version of Redis that this is written for, and later ones; Valkey says 7 as well."""
@@ -39,7 +39,6 @@ class Settings:
     mode: str
     limit: float
     hold: float
-    keep: int
 
     @classmethod
     def of(cls, context: Context) -> Settings:
@@ -65,7 +64,6 @@ class Settings:
             mode=mode,
             limit=context.number("limit", 16),
             hold=context.number("hold", 30),
-            keep=max(1, int(context.number("keep", 5))),
         )
 
 
@@ -143,16 +141,22 @@ class Server:
         counts: dict[str, dict[str, int]] = json.loads(answer)
         return counts
 
-    def forget(self, *, keep: int = 0, only: str | None = None) -> None:
-        """Remove what was noted: for all checkpoints but the newest ones, or for one."""
-        records = f"{self._prefix}:checkpoints"
-        names: Any = [only.encode()] if only else self._client.zrange(records, 0, -keep - 1)
-        for name in names:
-            here = f"{self._prefix}:c:{name.decode()}"
+    def noted(self) -> list[str]:
+        """Return the checkpoints that something is noted for, oldest first."""
+        names: Any = self._client.zrange(f"{self._prefix}:checkpoints", 0, -1)
+        return [name.decode() for name in names]
+
+    def forget(self, checkpoints: Iterable[str]) -> None:
+        """Remove what was noted for these."""
+        for name in checkpoints:
+            here = f"{self._prefix}:c:{name}"
             self._client.unlink(here, f"{here}:values", f"{here}:expires")
-            self._client.zrem(records, name)
-        if not keep and only is None:
-            self._client.unlink(f"{self._prefix}:head")
+            self._client.zrem(f"{self._prefix}:checkpoints", name)
+
+    def forget_all(self) -> None:
+        """Remove everything of the lineage's."""
+        self.forget(self.noted())
+        self._client.unlink(f"{self._prefix}:head")
 
     def _request(self) -> str:
         return json.dumps(
@@ -186,8 +190,8 @@ class Server:
         if "UNKNOWN" in text:
             return HookFailedError(
                 f"this server does not know checkpoint {checkpoint} of lineage {lineage!r} any more: an earlier"
-                " restore went back to before it, more checkpoints have followed than option keep says, the server"
-                " has lost its data, or it is another one. Restore a checkpoint that it knows"
+                " restore went back to before it, the store had let go of it, the server has lost its data, or it is"
+                " another one. Restore a checkpoint that it knows"
                 f" (ZRANGE '{self._prefix}:checkpoints' 0 -1), or resume once with policy=ignore: all stays as it is"
             )
         if "KIND" in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,16 @@ class Prefix:
             response_checksum_validation="when_required",
             s3={"addressing_style": "path"} if endpoint else {},
         )
-        self.client: Any = session.client("s3", endpoint_url=endpoint, config=config)
+        try:
+            self.client: Any = session.client("s3", endpoint_url=endpoint, config=config)
+        except ValueError as error:
+            if not endpoint or isinstance(error, BotoCoreError):  # of the region, say
+                raise
+            shown = re.sub(r"//[^/]*@", "//...@", endpoint)
+            raise StepError(
+                f"option endpoint_url is no URL: {shown!r}; write http:// or https://, the server's name, and its"
+                " port if it has one of its own, such as endpoint_url=https://s3.example.com:9000"
+            ) from error
 
     def url(self, key: str = "") -> str:
         """Return an object's URL, or the prefix's."""
@@ -237,15 +247,18 @@ class Prefix:
     def _delete(self, key: str, **condition: str) -> None:
         self.client.delete_object(Bucket=self.bucket, Key=key, **condition)
 
-    def trim(self, newest: str, keep: int) -> int:
-        """Delete all but so many of this hook's own objects beside the newest, the oldest first; return how many."""
-        entries = [
-            entry for entry in self._entries(f"{newest.rpartition('/')[0]}/") if entry["Key"] != newest
+    def trim(self, newest: str, kept: set[str]) -> int:
+        """Delete this hook's own objects older than `newest`, but for those of these names; return how many."""
+        entries = list(self._entries(f"{newest.rpartition('/')[0]}/"))
+        since = next((entry["LastModified"] for entry in entries if entry["Key"] == newest), None)
+        old = [
+            entry["Key"]
+            for entry in entries
+            if since and entry["LastModified"] < since and entry["Key"].rpartition("/")[2] not in kept
         ]
-        entries.sort(key=lambda entry: entry["LastModified"], reverse=True)
-        for entry in entries[keep - 1 :]:
-            self._delete(entry["Key"])
-        return len(entries[keep - 1 :])
+        for key in old:
+            self._delete(key)
+        return len(old)
 
 
 def _seconds(moment: datetime) -> float:

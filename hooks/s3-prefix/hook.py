@@ -50,13 +50,21 @@ def look_again(context: dict[str, Any], prefix: Prefix) -> dict[str, Any]:
     if not data or not (context["outcome"] or {}).get("ok"):
         return {}
     if "listing" not in data:  # listing as much as that twice is too dear; clocks must do
-        count = prefix.trim(data["listing_at"], int(context["options"].get("keep", 50)))
-        return {"reason": f"{count} old listings deleted"} if count else {}
+        return {}
     before = unpack(base64.b85decode(data["listing"]))
     now = {key: one.state for key, one in prefix.objects().items()}
     since = {key: state for key, state in now.items() if before.get(key) != state}
     packed = pack(since | {key: GONE for key in before if key not in now})
     return {"data": {"since": base64.b85encode(packed).decode()}} if len(packed) <= SINCE_BYTES else {}
+
+
+def forget(context: dict[str, Any], prefix: Prefix) -> dict[str, Any]:
+    """post-commit: delete the listings of checkpoints that can never be restored any more."""
+    where, kept = (context["data"] or {}).get("listing_at"), context.get("kept")
+    if where is None or kept is None or context["dry_run"]:
+        return {}
+    count = prefix.trim(where, {f"{one}.zst" for one in kept})
+    return {"reason": f"{count} old listings deleted"} if count else {}
 
 
 @dataclass
@@ -197,8 +205,8 @@ def _listing(data: dict[str, Any], prefix: Prefix) -> bytes:
         if code(error) not in MISSING:
             raise
         raise StepError(
-            f"the listing {prefix.url(where)} of this checkpoint is gone, so what is new cannot be told; raise keep= "
-            f"for later ones, and run without the hook to go on from this one"
+            f"the listing {prefix.url(where)} of this checkpoint is gone, so what is new cannot be told; see who "
+            f"deletes there, and run without the hook to go on from this one"
         ) from error
     if hashlib.sha256(packed).hexdigest() != data["sha256"]:
         raise StepError(
@@ -230,7 +238,12 @@ def unpack(packed: bytes) -> dict[str, State]:
     return {key: (etag, size) for key, etag, size in json.loads(text)}
 
 
-PHASES = {"pre-checkpoint": note, "post-checkpoint": look_again, "pre-restore": bring_back}
+PHASES = {
+    "pre-checkpoint": note,
+    "post-checkpoint": look_again,
+    "post-commit": forget,
+    "pre-restore": bring_back,
+}
 
 
 def main() -> int:

@@ -255,15 +255,36 @@ def test_a_writer_without_rights_to_the_history_writes_it(world: World):
     world.do("DROP OWNED BY clerk; DROP ROLE clerk")
 
 
-def test_the_history_is_kept_for_the_newest_checkpoints_only(world: World):
-    world.options["keep"] = 2
+def test_the_history_reaches_back_to_what_can_still_be_restored_and_no_further(world: World):
+    """The second is pinned, say; of the others only the newest is kept."""
     checkpoints = []
-    for n in range(4):
+    for n in range(5):
         checkpoints.append(world.checkpoint())
         world.do("INSERT INTO customers (email) VALUES (%s)", f"customer {n}")
-    assert world.value("SELECT count(*) FROM ckptrun.history") == 2
-    assert "option keep" in world.refusal(checkpoints[1])
-    assert world.restore(checkpoints[2])["customers"]["undone"] == 2
+        world.kept = ["c-2"] if n else []
+    assert world.value("SELECT count(*) FROM ckptrun.history") == 4
+    assert world.job.execute("SELECT checkpoint FROM ckptrun.positions ORDER BY id").fetchall() == [
+        ("c-2",),
+        ("c-5",),
+    ]
+    for one in (0, 2, 3):
+        assert "the store had let go of it" in world.refusal(checkpoints[one])
+    assert world.restore(checkpoints[1])["customers"]["undone"] == 4
+
+
+def test_a_commit_forgets_nothing_that_came_after_it_or_where_nobody_knows_what_is_kept(world: World):
+    """Another checkpoint may be under way when the hooks of a commit run."""
+    first, second = world.checkpoint(), world.checkpoint()
+    data = world.begin("c-9")
+    world.kept = []
+    world.commit(*second)
+    data |= world.end("c-9", data)["data"]
+    world.do("INSERT INTO customers (email) VALUES ('later')")
+    assert world.call("post-commit", "c-9", data=data).result == {"done": ["trimmed"]}
+    assert world.call("post-commit", "c-9", data=data, kept=None).result == {"done": ["trimmed"]}
+    assert "the store had let go of it" in world.refusal(first)
+    assert world.restore(("c-9", data))["customers"]["undone"] == 1
+    assert world.restore(second)["customers"]["undone"] == 0
 
 
 def test_a_complete_run_leaves_nothing_behind_and_an_interrupted_one_all(world: World):

@@ -66,8 +66,13 @@ class World:
         data = self.begin(name)
         ended = self.end(name, data)
         assert ended == {"done": ["released"], "data": {"held": True}}
-        assert self.call("post-commit", name, data=data).result == {"done": ["trimmed"]}
+        self.commit(name)
         return name, data | ended["data"]
+
+    def commit(self, name: str, *kept: str) -> None:
+        """Say that this and those can still be restored; nothing is said where none is named."""
+        given = {"kept": [name, *kept]} if kept else {}
+        assert self.call("post-commit", name, **given).result == {"done": ["trimmed"]}
 
     def restore(self, checkpoint: tuple[str, dict[str, Any]], **fields: Any) -> dict[str, Any]:
         """Have it done, and return the counts by name."""
@@ -289,11 +294,15 @@ def test_entries_that_were_trimmed_meanwhile_are_said_to_be_lost(world: World):
     assert answer.result["reason"] == "events: 3 lost and 1 undone; results: 1 lost"
 
 
-def test_the_newest_checkpoints_are_kept_and_a_complete_run_leaves_nothing(world: World):
-    world.options["keep"] = 2
+def test_what_can_still_be_restored_is_kept_and_a_complete_run_leaves_nothing(world: World):
     checkpoints = [world.checkpoint() for _ in range(3)]
-    assert len(world.job.keys("ckptrun:*:c:?-?")) == 2
-    assert "option keep" in world.refusal(checkpoints[0])
+    assert len(world.job.keys("ckptrun:*:c:?-?")) == 3
+    world.end("c-9", world.begin("c-9"))  # may be taken before the hooks of the commit run
+    world.commit("c-3", "c-2")
+    assert sorted(world.job.keys("ckptrun:*:c:?-?")) == [
+        f"ckptrun:{{train}}:c:c-{n}".encode() for n in (2, 3, 9)
+    ]
+    assert "the store had let go of it" in world.refusal(checkpoints[0])
     ended = {"by": "job", "code": 1}
     assert world.call("on-exit", "c-3", exit=ended).result == {"done": ["kept"]}
     world.restore(checkpoints[1])

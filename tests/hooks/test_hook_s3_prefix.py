@@ -278,19 +278,33 @@ def test_a_listing_too_large_for_the_checkpoint_is_kept_in_the_bucket_and_trimme
         return f"{os.urandom(100).hex()}/{os.urandom(100).hex()}/{number}"
 
     tree.put(**{name(number): "" for number in range(210)})
-    tree.options["keep"] = 1
     taken = tree.checkpoint()
     assert taken["data"]["listing_at"] == f"{tree.prefix}.ckptrun-state/train/c-1.zst"
     tree.put(x="1")
     taken["checkpoint"]["created"] -= 60
     assert tree.call("pre-restore", **taken).event("s3-prefix")["aside"]["count"] == 1
     second = at(0) | {"id": "c-2"}
+    time.sleep(1.1)  # the server's times have whole seconds
     data = tree.call("pre-checkpoint", checkpoint=second).data
     tree.call("post-checkpoint", checkpoint=second, data=data, outcome=OK)
-    assert list(tree.have(f"{tree.prefix}.ckptrun-state/")) == ["train/c-2.zst"]
+    listings = f"{tree.prefix}.ckptrun-state/train/"
+    for kept, left in ((None, 2), (["c-1", "c-2"], 2), (["c-2"], 1)):
+        assert (
+            tree.call("post-commit", checkpoint=taken["checkpoint"], data=taken["data"], kept=["c-1"]).result
+            == {}
+        )
+        tree.call("post-commit", checkpoint=second, data=data, kept=kept)
+        assert list(tree.have(listings)) == ["c-1.zst", "c-2.zst"][-left:]
     tree.client.put_object(Bucket=tree.bucket, Key=data["listing_at"], Body=b"other")
     assert "somebody has changed it" in tree.call("pre-restore", checkpoint=second, data=data).reason
     assert "c-1.zst of this checkpoint is gone" in tree.call("pre-restore", **taken).reason
+
+
+@pytest.mark.parametrize("endpoint", ["minio:9000", "http//s3.example.com", "https://"])
+def test_an_endpoint_that_is_no_url_is_named_with_what_to_write(tree: Tree, endpoint: str):
+    tree.options["endpoint_url"] = endpoint
+    answer = tree.call("pre-checkpoint")
+    assert answer.reason.startswith(f"option endpoint_url is no URL: {endpoint!r}; write http:// or https://")
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tree: Tree):

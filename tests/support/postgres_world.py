@@ -32,6 +32,9 @@ class World:
     lineage: str = "train"
     epoch: int = 1
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    kept: list[str] | None = None
+    """What a commit says can still be restored, beside the checkpoint itself; None: everything."""
+    taken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.options = {"dsn": self.dsn, "tables": ["customers", "orders"], **self.options}
@@ -65,8 +68,13 @@ class World:
         ended = self.end(name, data)
         assert ended == {"done": ["released"], "data": {"held": True}}
         data |= ended["data"]
-        assert self.call("post-commit", name, data=data).result == {"done": ["trimmed"]}
+        self.commit(name, data)
         return name, data
+
+    def commit(self, name: str, data: dict[str, Any]) -> None:
+        self.taken.append(name)
+        kept = self.taken if self.kept is None else [*self.kept, name]
+        assert self.call("post-commit", name, data=data, kept=kept).result == {"done": ["trimmed"]}
 
     def restore(self, checkpoint: tuple[str, dict[str, Any]], **fields: Any) -> dict[str, Any]:
         """Have it done, and return the counts by table."""

@@ -22,6 +22,17 @@ def test_every_commit_has_its_hooks() -> None:
     assert hooks(machine) == [c.RunHooks(c.POST_COMMIT, checkpoint=name)]
 
 
+def test_the_hooks_of_a_commit_are_told_what_can_still_be_restored() -> None:
+    """What the store has, and what waits for its upload in local memory; not what retention has just let go."""
+    machine = Machine().running()
+    gone, first = machine.committed(2.0), machine.staged(3.0)
+    second = machine.staged(4.0)
+    machine.feed(e.Committed(5.0, first, 2, 1.0, (gone,), ("pinned", first)))
+    assert hooks(machine) == [
+        c.RunHooks(c.POST_COMMIT, checkpoint=first, kept=tuple(sorted(("pinned", first, second))))
+    ]
+
+
 def test_a_failure_has_its_hooks_before_the_restore() -> None:
     machine = Machine().running()
     machine.committed(5.0)
