@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hooked import hook
 from support import as_user
 from support.as_user import NOBODY, UNNAMED
 from support.postgres import postgres_server
@@ -17,7 +18,7 @@ from support.run import Lab
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["postgres_server"]
+__all__ = ["hook", "postgres_server"]
 
 QUIET = ("--interval", "off")
 
