@@ -28,6 +28,7 @@ STATUS_FIELDS = (
     "next_checkpoint_seconds",
     "staging_bytes",
     "current",
+    "held_back",
 )
 
 

@@ -248,8 +248,8 @@ def _shown(key: str, value: Any) -> str:
         return _duration(value)
     if key.endswith("_bytes"):
         return _size(value)
-    if key == "exit":
-        return _exit(value)
+    if key in _SHOWN:
+        return _SHOWN[key](value)
     if isinstance(value, dict):
         return ", ".join(f"{name}={item}" for name, item in value.items()) or _NONE
     if isinstance(value, (list, tuple)):
@@ -284,3 +284,13 @@ def _duration(value: float | None) -> str:
 
 def _exit(value: Mapping[str, Any] | None) -> str:
     return _NONE if value is None else f"{value['code']} by {value['by']}"
+
+
+def _held_back(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return _NONE
+    by = ", ".join(f"{one['what']} (for {_duration(one['seconds'])})" for one in value["by"])
+    return f"a checkpoint, for {_duration(value['seconds'])}, by {by}"
+
+
+_SHOWN = {"exit": _exit, "held_back": _held_back}

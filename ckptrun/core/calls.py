@@ -1,6 +1,7 @@
-"""What the job says of itself: critical sections, heartbeats, rollbacks, figures. Handlers of the machine's table.
+"""What the job says of itself: heartbeats, rollbacks, figures. Handlers of the machine's table.
 
-The job's side is ``ckptrun.job``. All that it has said ends with its incarnation.
+The job's side is ``ckptrun.job``. All that it has said ends with its incarnation. Critical sections are in
+`ckptrun.core.sections`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,12 @@ from typing import TYPE_CHECKING
 from ckptrun.core.commands import NORMAL, Answer, KillCapsule
 from ckptrun.core.config import RestartPolicy
 from ckptrun.core.restart import HEARTBEAT, ROLLBACK
-from ckptrun.core.state import Phase, Section
+from ckptrun.core.state import Phase
 
 if TYPE_CHECKING:
-    from ckptrun.core.events import Beat, CriticalEntered, CriticalLeft, Reported, RollbackRequested
+    from ckptrun.core.events import Beat, Reported, RollbackRequested
     from ckptrun.core.state import State
     from ckptrun.core.turn import Turn
-
-
-def entered(turn: Turn, event: CriticalEntered) -> None:
-    """A section in which no dump begins; whoever enters it waits for the dump in flight."""
-    section = Section(event.section, event.seconds, None, event.waiter)
-    others = tuple(s for s in turn.state.incarnation.sections if s.name != event.section)
-    _amend(turn, sections=(*others, section))
-
-
-def left(turn: Turn, event: CriticalLeft) -> None:
-    """A section's end: dumps may begin again."""
-    sections = turn.state.incarnation.sections
-    _amend(turn, sections=tuple(s for s in sections if s.name != event.section))
-    if event.waiter is not None:
-        turn.emit(Answer(event.waiter, event.section, None))
-    waiting = (s.waiter for s in sections if s.name == event.section)
-    turn.emit(*(Answer(waiter, None, "the section was left") for waiter in waiting if waiter is not None))
 
 
 def beat(turn: Turn, event: Beat) -> None:
@@ -68,62 +52,27 @@ def rollback_refused(turn: Turn, event: RollbackRequested) -> None:
 
 
 def settle(turn: Turn) -> None:
-    """Do what has become due, by time or by the end of a dump."""
+    """Kill a job that has been silent for too long."""
     incarnation = turn.state.incarnation
-    if turn.state.phase not in (Phase.RUNNING, Phase.STOPPING) or not incarnation.alive:
-        return
-    if any(s.until is None for s in incarnation.sections) and turn.state.dump is None:
-        _let_in(turn)
-    if any(_overdue(s, turn.now) for s in turn.state.incarnation.sections):
-        _say_overdue(turn)
-    if turn.state.phase is Phase.RUNNING and (due := _hung_at(turn.state)) is not None and due <= turn.now:
+    if (due := _hung_at(turn.state)) is not None and due <= turn.now:
         within = incarnation.within or 0.0
         turn.record("heartbeat-lost", incarnation=incarnation.number, within=within)
         _condemn(turn, HEARTBEAT, f"the job has given no heartbeat for {within:g} s: it hangs and is killed")
 
 
 def alarms(state: State) -> list[float]:
-    """Return when a section has lasted too long, and when the next heartbeat is overdue."""
-    if state.phase not in (Phase.RUNNING, Phase.STOPPING) or not state.incarnation.alive:
-        return []
-    ends = [s.until for s in state.incarnation.sections if s.until is not None and not s.told]
-    hung = _hung_at(state) if state.phase is Phase.RUNNING else None
-    return ends if hung is None else [*ends, hung]
+    """Return when the next heartbeat is overdue."""
+    hung = _hung_at(state)
+    return [] if hung is None else [hung]
 
 
 def _hung_at(state: State) -> float | None:
     incarnation = state.incarnation
+    if state.phase is not Phase.RUNNING or not incarnation.alive:
+        return None
     if incarnation.within is None or incarnation.condemned or state.dump is not None:
         return None
     return incarnation.beaten + incarnation.within
-
-
-def _let_in(turn: Turn) -> None:
-    sections = turn.state.incarnation.sections
-    waiting = [s for s in sections if s.until is None]
-    _amend(
-        turn,
-        sections=tuple(
-            replace(s, until=turn.now + s.seconds, waiter=None) if s.until is None else s for s in sections
-        ),
-    )
-    turn.emit(*(Answer(s.waiter, s.name, None) for s in waiting if s.waiter is not None))
-
-
-def _say_overdue(turn: Turn) -> None:
-    sections = turn.state.incarnation.sections
-    for section in sections:
-        if _overdue(section, turn.now):
-            turn.record("critical-overdue", section=section.name, seconds=section.seconds)
-            turn.say(
-                NORMAL,
-                f"a critical section of the job's has lasted {section.seconds:g} s: checkpoints are taken all the same",
-            )
-    _amend(turn, sections=tuple(replace(s, told=s.told or _overdue(s, turn.now)) for s in sections))
-
-
-def _overdue(section: Section, now: float) -> bool:
-    return section.until is not None and section.until <= now and not section.told
 
 
 def _condemn(turn: Turn, cause: str, text: str) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ckptrun.core.state import State
     from ckptrun.core.turn import Turn
 
+_DROPPED_FIRST = (Stored.COMMITTED, Stored.NOT)
+"""Local copies that make room for a dump, these first: the lineage loses nothing by it."""
+
 
 def requested(turn: Turn, event: CheckpointRequested) -> None:
     """Queue a request; one dump answers all that are queued when it begins."""
@@ -106,43 +109,47 @@ def dump_failed(turn: Turn, event: DumpFailed) -> None:
     turn.disappoint(dump.requests, f"checkpoint {dump.id} failed: {event.reason}{later}")
 
 
+def wanted(state: State) -> Trigger | None:
+    """Return why a dump would begin now if the job were in no critical section; None if none would."""
+    if not _may_dump(state):
+        return None
+    if state.stop is not None:
+        ready = state.stop.next_try <= state.now and _has_room(state, urgent=True)
+        return Trigger.PREEMPTION if ready else None
+    if state.requests:
+        return Trigger.REQUEST if _has_room(state) else None
+    due = state.cadence.due
+    return Trigger.INTERVAL if due is not None and due <= state.now and _interval_open(state) else None
+
+
 def pump(turn: Turn) -> None:
     """Start the dump that is wanted most, if one can be started now."""
-    state = turn.state
-    if not _may_dump(state):
+    trigger = wanted(turn.state)
+    if trigger is None or turn.state.incarnation.in_section(turn.now):
         return
-    if state.phase is Phase.STOPPING:
-        if state.stop is not None and state.stop.next_try <= turn.now and _make_room(turn, urgent=True):
-            _dump(turn, Trigger.PREEMPTION, hold=True, deadline=state.stop.checkpoint_by)
-    elif state.requests:
-        if _make_room(turn):
-            _dump(turn, Trigger.REQUEST)
-    elif _interval_open(state) and state.cadence.due is not None and state.cadence.due <= turn.now:
-        _make_room(turn)
-        _dump(turn, Trigger.INTERVAL)
+    stop = turn.state.stop
+    _make_room(turn, urgent=stop is not None)
+    _dump(turn, trigger, hold=stop is not None, deadline=None if stop is None else stop.checkpoint_by)
 
 
 def alarms(state: State) -> list[float]:
-    """Return when time alone will start a dump."""
+    """Return when time alone will have a dump wanted."""
     if not _may_dump(state):
         return []
-    if state.stop is not None:
-        return [state.stop.next_try] if state.stop.next_try > state.now else []
-    if state.cadence.due is not None and _interval_open(state):
-        return [state.cadence.due]
-    return []
+    due = state.cadence.due if state.stop is None else state.stop.next_try
+    waits = due is not None and due > state.now and (state.stop is not None or _interval_open(state))
+    return [due] if due is not None and waits else []
 
 
 def _may_dump(state: State) -> bool:
-    """Whether the job can be dumped at all: it runs, lets it happen, and staging is there for another dump."""
-    wanted = state.phase is Phase.RUNNING or (
+    """Whether the job can be dumped at all, but for its critical sections: it runs, and staging is there for a dump."""
+    runs = state.phase is Phase.RUNNING or (
         state.stop is not None
         and state.phase is Phase.STOPPING
         and state.stop.stage is StopStage.CHECKPOINTING
     )
-    job = state.incarnation
-    busy = state.dump is not None or job.condemned or job.in_section(state.now)
-    return wanted and state.staging_ready and not busy
+    busy = state.dump is not None or state.incarnation.condemned
+    return runs and state.staging_ready and not busy
 
 
 def _interval_open(state: State) -> bool:
@@ -154,26 +161,32 @@ def _interval_open(state: State) -> bool:
 
 def _spare(state: State, *, urgent: bool = False) -> Checkpoint | None:
     """Return the local copy to drop first: the oldest that is committed, else one that never will be."""
-    for stored in (Stored.COMMITTED, Stored.NOT, *([Stored.PENDING] if urgent else [])):
+    for stored in (*_DROPPED_FIRST, *([Stored.PENDING] if urgent else [])):
         for checkpoint in state.checkpoints:
             if checkpoint.local and checkpoint.stored is stored:
                 return checkpoint
     return None
 
 
-def _make_room(turn: Turn, *, urgent: bool = False) -> bool:
-    """Drop local copies until one more fits; return whether it does."""
+def _has_room(state: State, *, urgent: bool = False) -> bool:
+    """Whether one more local copy fits, once those are dropped that may be."""
+    stored = _DROPPED_FIRST + ((Stored.PENDING,) if urgent else ())
+    spare = sum(c.local and c.stored in stored for c in state.checkpoints)
+    return state.slots_used - spare < state.config.local_slots
+
+
+def _make_room(turn: Turn, *, urgent: bool = False) -> None:
+    """Drop local copies until one more fits, if that can be."""
     while turn.state.slots_used >= turn.state.config.local_slots:
         spare = _spare(turn.state, urgent=urgent)
         if spare is None:
-            return False
+            return
         if spare.stored is Stored.COMMITTED:
             turn.emit(DropLocal(spare.id))
             turn.amend(spare.id, local=False)
         else:
             turn.change(requests=(*turn.state.requests, *spare.requests))
             turn.discard(replace(spare, requests=()), "")
-    return True
 
 
 def _dump(turn: Turn, trigger: Trigger, *, hold: bool = False, deadline: float | None = None) -> None:

@@ -302,6 +302,9 @@ class CriticalEntered:
         section: a name for it, unique in the incarnation.
         seconds: how long it may keep dumps from beginning.
         waiter: see `CheckpointRequested`; answered with the section's name when no dump is in flight.
+        what: what people call it, and where it is; may be empty.
+        pid: of the process that enters it, as ckptrun sees it.
+        nested: whoever enters it says that this is inside another one.
     """
 
     now: float
@@ -309,6 +312,9 @@ class CriticalEntered:
     section: str
     seconds: float
     waiter: int | None = None
+    what: str = ""
+    pid: int = 0
+    nested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

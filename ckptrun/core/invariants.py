@@ -22,7 +22,14 @@ def validate_state(state: State) -> None:
     Raises:
         AssertionError: names each broken rule, and tells the story.
     """
-    broken = [*_run(state), *_flush(state), *_checkpoints(state), *_dump(state), *_alarm(state)]
+    broken = [
+        *_run(state),
+        *_flush(state),
+        *_checkpoints(state),
+        *_dump(state),
+        *_sections(state),
+        *_alarm(state),
+    ]
     if broken:
         raise AssertionError("; ".join(broken) + "\n" + story(state))
 
@@ -81,6 +88,19 @@ def _dump(state: State) -> Iterator[str]:
         yield "a stop holds no checkpoint"
     if state.phase is Phase.ENDED and state.requests:
         yield "somebody still waits for an answer"
+
+
+def _sections(state: State) -> Iterator[str]:
+    job = state.incarnation
+    if state.phase not in (Phase.RUNNING, Phase.STOPPING) or not job.alive:
+        return
+    outside = any(section.until is None for section in job.sections)
+    if outside and state.dump is None and (job.held is None or not job.held.keeps_out(state.now)):
+        yield "somebody waits outside a critical section for nothing"
+    if job.held is not None and not job.in_section(state.now):
+        yield "a dump is held back by nothing"
+    if job.held is not None and state.dump is not None:
+        yield f"dump {state.dump.id} is in flight, and one is held back"
 
 
 def _alarm(state: State) -> Iterator[str]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core import calls, checkpointing, flushing, lifecycle, stopping, uploading
+from ckptrun.core import calls, checkpointing, flushing, lifecycle, sections, stopping, uploading
 from ckptrun.core.events import (
     Beat,
     Begin,
@@ -147,8 +147,8 @@ TABLE: tuple[Row, ...] = (
     Row((RUNNING, WAITING, RESTORING, ENDING), CommitFailed, uploading.commit_failed, ()),
     Row((NEW, LAUNCHING, RUNNING, RESTORING, ENDING), Tick, nothing, ()),
     # What the job says of itself while it runs.
-    Row((RUNNING, STOPPING, ENDING), CriticalEntered, calls.entered, ()),
-    Row((RUNNING, STOPPING, ENDING), CriticalLeft, calls.left, ()),
+    Row((RUNNING, STOPPING, ENDING), CriticalEntered, sections.entered, ()),
+    Row((RUNNING, STOPPING, ENDING), CriticalLeft, sections.left, ()),
     Row((RUNNING, STOPPING), Beat, calls.beat, ()),
     Row((RUNNING, STOPPING), Reported, calls.reported, ()),
     Row((RUNNING,), RollbackRequested, calls.rollback, ()),
@@ -192,6 +192,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         row.handler(turn, event)
         calls.settle(turn)
         uploading.pump(turn)
+        sections.settle(turn)
         checkpointing.pump(turn)
         turn.set_alarm(alarms(turn.state))
     commands = tuple(turn.commands)
@@ -207,6 +208,7 @@ def alarms(state: State) -> list[float]:
         *start,
         *stopping.alarms(state),
         *flushing.alarms(state),
+        *sections.alarms(state),
         *calls.alarms(state),
         *uploading.alarms(state),
         *checkpointing.alarms(state),

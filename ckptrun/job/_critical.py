@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+import sys
 import threading
 
-from ckptrun.job import _channel, _page, _safepoint
+from ckptrun.job import _channel, _keys, _page, _safepoint
 from ckptrun.job._errors import JobError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import Any, Callable, TypeVar
 
     Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,7 +51,9 @@ class critical:  # noqa: N801 - used like the function it stands for
     """A section that no checkpoint falls into, as context manager or decorator.
 
     A checkpoint that is under way when it begins ends first; one that is wanted meanwhile waits for its end. A
-    section inside another one of the same thread is part of it. Without ckptrun nothing happens.
+    section inside another one of the same thread is part of it. Where sections of several threads or processes
+    overlap for so long that a checkpoint waits for 10 s, those who come wait up to 2 s for those inside. Without
+    ckptrun nothing happens.
 
     Args:
         seconds: how long it may hold checkpoints back; after that they are taken all the same, and ckptrun says so.
@@ -60,12 +63,14 @@ class critical:  # noqa: N801 - used like the function it stands for
         if not seconds > 0:
             raise UsageError(f"critical(seconds={seconds!r}) is no time in seconds")
         self._seconds = float(seconds)
+        self._where = ""
 
     def __enter__(self) -> None:
         """Begin; returns when no checkpoint is under way."""
         if _mine.pid != os.getpid():
             _mine.depth, _mine.pid = 0, os.getpid()
         if not _mine.depth and _channel.under_ckptrun():
+            self._where = self._where or _line(sys._getframe(1))  # noqa: SLF001
             while not self._entered():
                 pass
             _around.set(_Around())
@@ -80,7 +85,15 @@ class critical:  # noqa: N801 - used like the function it stands for
         _safepoint.safe_point()
         before = _page.read()
         _mine.name = f"{os.getpid()}-{os.urandom(6).hex()}"
-        _channel.request("critical", action="enter", section=_mine.name, seconds=self._seconds)
+        more = {"nested": True} if nested() else {}
+        _channel.request(
+            "critical",
+            action="enter",
+            section=_mine.name,
+            seconds=self._seconds,
+            where=self._where,
+            **more,
+        )
         _mine.life = _page.read()
         if _mine.life.same_life(before):
             return True
@@ -118,9 +131,15 @@ class critical:  # noqa: N801 - used like the function it stands for
         if code is not None and code.co_flags & _RUNS_LATER:
             raise UsageError(f"critical() cannot decorate {function.__name__!r}, whose body runs later")
 
+        where = "{}.{}".format(
+            getattr(function, "__module__", ""), getattr(function, "__qualname__", "a function")
+        )
+
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with critical(self._seconds):
+            section = critical(self._seconds)
+            section._where = where
+            with section:
                 return function(*args, **kwargs)
 
         return wrapped  # type: ignore[return-value]
@@ -140,3 +159,15 @@ def around_critical() -> bool:
         and around.pid == os.getpid()
         and _page.read().same_life(around.life)
     )
+
+
+def nested() -> bool:
+    """Return whether the calling thread is inside a section or an effect: what it enters now must not wait for that."""
+    around, pid = _around.get(), os.getpid()
+    called = around is not None and around.open and around.pid == pid
+    return _keys.inside.get() is not None or called or (_mine.depth > 0 and _mine.pid == pid)
+
+
+def _line(frame: FrameType) -> str:
+    """Return where a section begins, for people."""
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"  # noqa: PTH119

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ckptrun.job import _channel, _keys
+from ckptrun.job import _channel, _critical, _keys
 from ckptrun.job._effect_steps import ASK, CALL, Effect, EffectResultError, course, keep
 from ckptrun.job._errors import UsageError
 
@@ -22,6 +22,7 @@ def run(effect: Effect, function: Callable[[], Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return run_async(effect, function)
     check_function(function)
+    effect.nested = _critical.nested()
     before = _keys.inside.set((effect.key, {}))
     try:
         return _drive(_course(effect, function))
@@ -78,6 +79,7 @@ async def run_async(effect: Effect, function: Callable[[], Awaitable[Any]]) -> A
 
     steps = _course(effect, function)
     loop = asyncio.get_running_loop()
+    effect.nested = _critical.nested()
     before = _keys.inside.set((effect.key, {}))
     try:
         what, given = next(steps)

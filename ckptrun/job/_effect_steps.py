@@ -81,6 +81,7 @@ class Effect:
         self.unsettled = unsettled
         self.seconds = float(seconds)
         self.token = ""
+        self.nested = False
 
     def fields(self, operation: str, **more: Any) -> dict[str, Any]:
         """Return a request about it."""
@@ -108,6 +109,8 @@ def course(effect: Effect, function: Callable[[], Any]) -> Steps:
 def _begin(effect: Effect, found: dict[str, Any]) -> Steps:
     effect.token = f"{os.getpid()}-{os.urandom(8).hex()}"
     begin = effect.fields("begin", kind=effect.kind, call=effect.call, seconds=effect.seconds, **found)
+    if effect.nested:
+        begin["nested"] = True
     try:
         return (yield ASK, begin)
     except JobError:

@@ -10,6 +10,7 @@ import functools
 from typing import overload
 
 from ckptrun.job import _channel, _naming, _worker
+from ckptrun.job._critical import nested
 from ckptrun.job._driving import ask, check_function, run, run_async
 from ckptrun.job._effect_steps import (
     Done,
@@ -208,7 +209,8 @@ def deferred(key: str, payload: Any, send: str | Callable[..., Any] | None = Non
         _worker.call(_worker.find_here(name), (kept["value"],), {}, {"key": key, "result": None})
         return False
     call = _call(name, (kept["value"],), {}) if name else {"function": None, "args": [kept["value"]]}
-    return bool(ask({"op": "defer", "key": key, "call": call})["queued"])
+    fields = {"op": "defer", "key": key, "call": call}
+    return bool(ask(dict(fields, nested=True) if nested() else fields)["queued"])
 
 
 def sender(name: str) -> Callable[[Function], Function]:

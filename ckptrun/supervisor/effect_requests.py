@@ -5,10 +5,8 @@ In order, in one thread, so that the channel's is not held up by the ledger. Par
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core.events import CriticalEntered, CriticalLeft
 from ckptrun.effects.desk import seconds_of
 from ckptrun.errors import FencedError, LedgerError, UsageError
 from ckptrun.supervisor.hand import Hand
@@ -63,7 +61,7 @@ class Requests:
         except UsageError as error:
             asked.fail("usage", error.message, error.hint)
             return
-        section, number = _section(asked), asked.incarnation
+        section = _section(asked)
 
         def let_in(_: str | None, error: str | None) -> None:
             if error is None:
@@ -71,10 +69,8 @@ class Requests:
             else:
                 asked.fail("unavailable", error)
 
-        def enter(now: float, waiter: int) -> CriticalEntered:
-            return CriticalEntered(now, number, section, seconds, waiter)
-
-        self._shell.enqueue(lambda: self._shell.ask(number, let_in, enter))
+        what = f"effect {asked.fields.get('key')!r}"
+        self._shell.sections.enter(asked, section, seconds, what, let_in)
 
     def _reply(self, asked: Asked, section: str) -> None:
         """Answer a request whose section, if any, is open; it ends unless the job is to run its function now."""
@@ -96,8 +92,7 @@ class Requests:
             asked.fail("internal", f"internal error: {error!r}")
         finally:
             if section and not stays:
-                left = CriticalLeft(time.monotonic(), asked.incarnation, section)
-                self._shell.enqueue(lambda: self._shell.tell(left))
+                self._shell.sections.leave(asked, section)
 
     def signed(self, asked: Asked) -> Mapping[str, object]:
         """Return what is asked; what a process of another user than the job's has done for it is done as that user."""

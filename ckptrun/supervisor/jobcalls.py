@@ -91,12 +91,11 @@ class JobCalls:
             else:
                 asked.fail("unavailable", error)
 
-        number = asked.incarnation
         if leave:
-            self._ask(asked, told, lambda now, waiter: e.CriticalLeft(now, number, section, waiter))
+            self._shell.sections.leave(asked, section, told)
         else:
-            lasts = seconds or 0.0
-            self._ask(asked, told, lambda now, waiter: e.CriticalEntered(now, number, section, lasts, waiter))
+            where = str(asked.fields.get("where") or "a critical section")
+            self._shell.sections.enter(asked, section, seconds or 0.0, where, told)
 
     def _ask(
         self,

@@ -22,6 +22,7 @@ from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor.console import Console
 from ckptrun.supervisor.incarnation import Incarnation, Job
+from ckptrun.supervisor.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,7 @@ class Shell:
         self.state: State
         self.incarnation: Incarnation | None = None
         self._job_stopped: Task
+        self.sections = Sections(self)
 
     def post(self, event: e.Event) -> None:
         """Take an event; any thread."""
@@ -320,6 +322,7 @@ class Shell:
             "last_failure": None if failure is None else words(failure),
             "next_checkpoint_seconds": max(due - now, 0.0) if due is not None else None,
             "current": f"{state.phase}, dumping {state.dump.id}" if state.dump else str(state.phase),
+            "held_back": _held_back(state, now),
         }
 
     def newest(self) -> str | None:
@@ -354,3 +357,15 @@ class Shell:
                     parts.copies.drop(copy.id)
                     self._step(e.StagingLost(time.monotonic(), copy.id))
         parts.arena.shrink(0)
+
+
+def _held_back(state: State, now: float) -> dict[str, object] | None:
+    """Return since when the job's critical sections hold a checkpoint back, and which they are; None if they do not."""
+    held = state.incarnation.held
+    if held is None:
+        return None
+    inside = [s for s in state.incarnation.sections if s.holds(now)]
+    return {
+        "seconds": now - held.since,
+        "by": [{"what": s.what or s.name, "seconds": s.lasts(now)} for s in inside],
+    }

@@ -52,6 +52,9 @@ class World:
     beats_every: float = 0.0
     silent_every: float = 0.0
     sections_every: float = 0.0
+    nested: float = 0.0
+    busy_threads: int = 0
+    section_seconds: float = 1.0
     rollbacks_every: float = 0.0
     staging_never: bool = False
     stop_at: float | None = None
@@ -97,6 +100,9 @@ class ModelShell:
         self.silent_until = 0.0
         self.wanted: dict[str, tuple[int, float]] = {}
         self.sections: dict[str, float] = {}
+        self.asked_at: dict[int, float] = {}
+        self.then: dict[int, Callable[[], None]] = {}
+        self.longest_wait = 0.0
         self.stopped_at: float | None = None
         if isinstance(self.plan, e.Resume):
             self.committed = [k.id for k in reversed(self.plan.candidates)]
@@ -115,6 +121,8 @@ class ModelShell:
         self.every(world.silent_every, self.falls_silent)
         self.every(world.sections_every, self.enters)
         self.every(world.rollbacks_every, self.rolls_back)
+        for _ in range(world.busy_threads):
+            self.later(self.random.uniform(0, 1), self.keeps_entering)
         if world.stop_at is not None:
             self.later(world.stop_at, self.stop)
             if world.stop_again_after is not None:
@@ -229,7 +237,31 @@ class ModelShell:
             return e.CriticalLeft(self.now, number, name) if self.alive == number and self.talks() else None
 
         self.later(self.random.uniform(0, 40), leaves)
-        return e.CriticalEntered(self.now, number, name, seconds, waiter)
+        pid = self.random.choice([7, 8])
+        return e.CriticalEntered(
+            self.now, number, name, seconds, waiter, "", pid, self.chance(self.world.nested)
+        )
+
+    def keeps_entering(self) -> e.Event | None:
+        """A thread of the job's that enters one section after another, with hardly a pause."""
+        if not self.talks():
+            self.later(1.0, self.keeps_entering)
+            return None
+        number, waiter = self.alive or 0, next(self.numbers)
+        name = f"busy-{waiter}"
+        self.waiters.add(waiter)
+        self.wanted[name] = (waiter, 60.0)
+        self.asked_at[waiter] = self.now
+
+        def leaves() -> e.Event | None:
+            self.sections.pop(name, None)
+            self.later(self.random.uniform(0, 0.01), self.keeps_entering)
+            return e.CriticalLeft(self.now, number, name) if self.alive == number and self.talks() else None
+
+        self.then[waiter] = lambda: self.later(
+            self.random.uniform(0.1, 1.0) * self.world.section_seconds, leaves
+        )
+        return e.CriticalEntered(self.now, number, name, 60.0, waiter)
 
     def rolls_back(self) -> e.Event | None:
         if not self.talks():
@@ -430,6 +462,9 @@ class ModelShell:
         if waiter == command.waiter:
             assert self.dump is None, "let into a critical section while a dump is in flight"
             self.sections[command.id or ""] = self.now + seconds
+        if then := self.then.pop(command.waiter, None):
+            self.longest_wait = max(self.longest_wait, self.now - self.asked_at.pop(command.waiter))
+            then()
 
     def on_say(self, command: c.Say) -> None:
         assert command.level in (c.DETAIL, c.NORMAL, c.ERROR)

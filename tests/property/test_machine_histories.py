@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from ckptrun.core import commands as c
 from ckptrun.core.config import Config, Interval, RestartPolicy
 from ckptrun.core.events import Candidate, Fresh, Resume
 from ckptrun.core.model import Exit, RunState
+from ckptrun.core.sections import PATIENCE, WINDOW
 
 PLENTY = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -54,6 +56,9 @@ def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
         "beats_every": st.sampled_from([0.0, 0.5, 4.0]),
         "silent_every": rarely,
         "sections_every": rarely,
+        "nested": odds,
+        "busy_threads": st.sampled_from([0, 0, 0, 3]),
+        "section_seconds": st.sampled_from([0.5, 30.0]),
         "rollbacks_every": rarely,
         "fenced_every": st.sampled_from([0.0, 0.0, 400.0]),
         "staging_never": st.sampled_from([False, False, False, True]),
@@ -111,6 +116,7 @@ def test_a_job_that_always_fails_alike_is_given_up(
         staging_lost_every=st.just(0.0),
         beats_every=st.just(0.0),
         sections_every=st.just(0.0),
+        busy_threads=st.just(0),
     ),
     plans,
 )
@@ -137,6 +143,29 @@ def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed: int, stop_at: 
     last = [command for _, command in shell.commands if isinstance(command, c.TakeCheckpoint)][-1]
     assert last.hold
     assert shell.committed[-1] == last.id
+
+
+@PLENTY
+@given(st.integers(0, 1 << 32), st.integers(1, 6), st.sampled_from([0.2, 1.0, WINDOW - 0.1]))
+def test_short_sections_that_overlap_without_an_end_hold_no_checkpoint_back_for_long(
+    seed: int, threads: int, seconds: float
+) -> None:
+    world = World(seed, busy_threads=threads, section_seconds=seconds, dump_seconds=0.2, upload_seconds=0.2)
+    shell = ModelShell(Config("t", 20.0), world)
+    shell.run(300)
+    taken = [now for now, command in shell.commands if isinstance(command, c.TakeCheckpoint)]
+    gaps = [after - before for before, after in pairwise([0.0, *taken, min(shell.now, 300)])]
+    assert max(gaps) <= 20 + PATIENCE + WINDOW + 5, "a start, and an upload or two, come between"
+
+
+@PLENTY
+@given(st.integers(0, 1 << 32), st.integers(2, 6))
+def test_who_waits_for_long_sections_to_end_does_not_wait_for_long(seed: int, threads: int) -> None:
+    """One inside may wait for one outside: nobody stays outside for longer than the window and a dump last."""
+    world = World(seed, busy_threads=threads, section_seconds=30.0, dump_seconds=0.2, upload_seconds=0.2)
+    shell = ModelShell(Config("t", 5.0), world)
+    shell.run(600)
+    assert shell.longest_wait <= WINDOW + 0.4 + 0.01
 
 
 @PLENTY
