@@ -5,6 +5,8 @@ In order, in one thread, so that the channel's is not held up by the ledger. Par
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.effects.desk import seconds_of
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _ENTERS = frozenset({"begin", "defer"})
 _LEAVES = frozenset({"end", "fail", "leave"})
+_ENDED = 256
+"""Sections remembered whose process has ended inside."""
 
 
 class Requests:
@@ -40,6 +44,7 @@ class Requests:
         self._user = user
         self._answer = answer
         self._hand = Hand("effects")
+        self._ended: deque[str] = deque(maxlen=_ENDED)
 
     def do(self, work: Callable[[], None]) -> None:
         """Have something done between two requests, which must not raise; does not wait."""
@@ -69,13 +74,20 @@ class Requests:
             else:
                 asked.fail("unavailable", error)
 
+        def ended() -> None:
+            self._ended.append(section)
+            left = replace(asked, fields={**asked.fields, "op": "leave"}, answer=lambda _reply: None)
+            self._hand.do(lambda: self._reply(left, section))
+
         what = f"effect {asked.fields.get('key')!r}"
-        self._shell.sections.enter(asked, section, seconds, what, let_in)
+        self._shell.sections.enter(asked, section, seconds, what, let_in, ended)
 
     def _reply(self, asked: Asked, section: str) -> None:
         """Answer a request whose section, if any, is open; it ends unless the job is to run its function now."""
         stays = False
         try:
+            if section in self._ended and asked.fields.get("op") in _ENTERS:
+                return  # nobody hears the answer, and nothing of it may be begun
             reply = self._answer(self.signed(asked), asked.incarnation)
             if reply is None:
                 return  # nobody hears the answer

@@ -1,4 +1,4 @@
-"""The critical sections of one run on their way to the machine.
+"""The critical sections of one run on their way to the machine, and the end of those whose process has ended.
 
 Made by `Shell`; used for `ckptrun.job.critical` and for effects, each of which is in one while it is done.
 """
@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ckptrun.core.events import CriticalEntered, CriticalLeft
+from ckptrun.supervisor.deaths import Deaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +32,17 @@ class Sections:
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
+        self._deaths = Deaths()
 
-    def enter(self, asked: Asked, section: str, seconds: float, what: str, told: Told) -> None:
+    def enter(
+        self,
+        asked: Asked,
+        section: str,
+        seconds: float,
+        what: str,
+        told: Told,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
         """Have a section entered.
 
         Args:
@@ -41,6 +51,7 @@ class Sections:
             seconds: how long it may keep dumps from beginning.
             what: what people call it.
             told: called in the loop's thread once the job may go on, or with why it may not.
+            ended: called when the process ends inside; without it, the section is left then.
         """
         number, pid, nested = asked.incarnation, asked.pid, asked.fields.get("nested") is True
         words = f"{_words(what)} in process {pid}"
@@ -49,10 +60,12 @@ class Sections:
             return CriticalEntered(now, number, section, seconds, waiter, words, pid, nested)
 
         self._shell.enqueue(lambda: self._shell.ask(number, told, enter))
+        self._deaths.watch(pid, section, ended or (lambda: self._leave(number, section)))
 
     def leave(self, asked: Asked, section: str, told: Told | None = None) -> None:
         """Have a section left; `told` is called in the loop's thread when it is."""
         number = asked.incarnation
+        self._deaths.forget(asked.pid, section)
         if told is None:
             self._leave(number, section)
         else:
@@ -61,6 +74,10 @@ class Sections:
                     number, told, lambda now, waiter: CriticalLeft(now, number, section, waiter)
                 )
             )
+
+    def close(self) -> None:
+        """Notice no process's end any more."""
+        self._deaths.close()
 
     def _leave(self, number: int, section: str) -> None:
         self._shell.enqueue(lambda: self._shell.tell(CriticalLeft(time.monotonic(), number, section)))

@@ -126,6 +126,7 @@ class Shell:
         finally:
             if self.incarnation:
                 self.incarnation.destroy()
+            self.sections.close()
             console.close()
         return self._finish
 

@@ -118,6 +118,14 @@ def test_a_checkpoint_waits_for_the_end_of_a_critical_section_or_of_its_time(lab
     assert result.err.count("a critical section of the job's has lasted 0.3 s") == 1
 
 
+def test_a_process_that_is_killed_in_a_section_or_an_effect_holds_nothing_back(lab: Lab):
+    result = lab.run(*JOB, "dying")
+    assert result.code == 0, result.err
+    assert word(result, "settled") == [["again"]]
+    assert [shown["id"] for shown in lab.checkpoints()] == word(result, "taken")[0]
+    assert "has lasted" not in result.err
+
+
 @pytest.mark.usefixtures("held")
 def test_a_flood_of_notices_and_what_others_send_disturb_nothing(lab: Lab):
     run = lab.start(*JOB, "flooding")

@@ -1,4 +1,4 @@
-"""What a run says of the critical sections that are open."""
+"""What becomes of the critical sections of a process that ends inside, and what a run says of those that are open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ckptrun.core import events as e
 from ckptrun.core.config import Config
 from ckptrun.core.machine import step
 from ckptrun.core.state import initial
+from ckptrun.supervisor import deaths
 from ckptrun.supervisor.channel import Asked
+from ckptrun.supervisor.deaths import Deaths
 from ckptrun.supervisor.shell import Shell
 
 if TYPE_CHECKING:
@@ -62,9 +64,69 @@ class Loop:
 def loop() -> Iterator[Loop]:
     found = Loop()
     yield found
+    found.shell.sections.close()
     for child in found.children:
         child.kill()
         child.communicate()
+
+
+def test_the_sections_of_a_process_that_is_killed_are_left_and_no_others(loop: Loop):
+    killed, other = loop.process(), loop.process()
+    for section, process in (("a", killed), ("b", other), ("c", killed)):
+        loop.enter(section, process.pid)
+    killed.kill()  # nobody has waited for it yet: a zombie holds nothing either
+    loop.work()
+    loop.work()
+    assert loop.sections == ["b"]
+
+
+def test_a_process_that_had_ended_before_its_section_was_entered_holds_nothing(loop: Loop):
+    gone = loop.process()
+    gone.kill()
+    gone.wait()
+    loop.enter("a", gone.pid)
+    loop.work()
+    assert loop.sections == []
+
+
+def test_a_section_that_was_left_is_not_left_again_when_its_process_ends(loop: Loop):
+    process = loop.process()
+    asked = loop.enter("a", process.pid)
+    loop.shell.sections.leave(asked, "a")
+    loop.work()
+    loop.enter("b", process.pid)
+    process.kill()
+    loop.work()
+    assert loop.sections == []
+    assert loop.shell._queue.empty()
+
+
+def test_more_processes_than_are_watched_hold_for_their_time(monkeypatch: pytest.MonkeyPatch, loop: Loop):
+    monkeypatch.setattr(deaths, "MOST", 1)
+    first, second = loop.process(), loop.process()
+    loop.enter("a", first.pid)
+    loop.enter("b", second.pid)
+    second.kill()
+    second.wait()
+    first.kill()
+    loop.work()
+    assert loop.sections == ["b"]
+
+
+def test_a_process_is_watched_for_as_long_as_it_holds_something(loop: Loop):
+    found = Deaths()
+    process = loop.process()
+    ended: list[str] = []
+    for name in ("a", "b"):
+        found.watch(process.pid, name, lambda n=name: ended.append(n))  # type: ignore[misc]
+    found.forget(process.pid, "a")
+    assert process.pid in found._processes
+    found.forget(process.pid, "b")
+    found.forget(process.pid, "c")
+    assert not found._processes
+    found.close()
+    found.close()
+    assert ended == []
 
 
 def test_status_says_since_when_a_checkpoint_is_held_back_and_by_what(loop: Loop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -10,6 +11,11 @@ import time
 from pathlib import Path
 
 from ckptrun import job
+from ckptrun.job import effects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOLD = Path("hold")
 
@@ -86,6 +92,34 @@ def critical() -> None:
         second.start()
         second.join()  # it ends, as the section's time does
         say("overdue", taken[1])
+
+
+def dying() -> None:
+    """Have two children killed inside, one in a section and one in an effect, and go on as if they had never been."""
+
+    def child(work: Callable[[Callable[[], None]], object]) -> None:
+        inside, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+
+            def stay() -> None:
+                os.write(told, b"x")
+                signal.pause()
+
+            work(stay)
+            os._exit(1)
+        os.read(inside, 1)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def section(stay: Callable[[], None]) -> None:
+        with job.critical(seconds=6000):
+            stay()
+
+    child(section)
+    child(lambda stay: effects.once("sent", stay, seconds=6000))
+    say("settled", effects.once("sent", lambda: "again", probe=lambda _key: False))
+    say("taken", job.checkpoint(wait=True))
 
 
 def notifying() -> None:
