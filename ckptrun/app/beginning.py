@@ -24,8 +24,9 @@ from ckptrun.store.repository import Lineage
 from ckptrun.supervisor.facts import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from ckptrun.core.model import CheckpointRecord
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import CommandFacts, Owner, Writer
 
@@ -108,7 +109,7 @@ class Beginning:
         writer = self._acquire(lineage)
         previous = writer.previous
         unfinished = previous is not None and previous.state is not RunState.FINISHED
-        if unfinished and lineage.checkpoints() and not self.settings.fresh:
+        if unfinished and lineage.live() and not self.settings.fresh:
             writer.release()
             raise StoreRefusedError(
                 f"lineage {self.settings.name!r} has checkpoints of an unfinished run, and this run began without them",
@@ -126,7 +127,7 @@ class Beginning:
         settings = self.settings
         if writer is None:
             return Fresh(), []
-        records = list(lineage.checkpoints())
+        records, every = list(lineage.live()), lineage.checkpoints()
         previous = writer.previous
         last = None
         changed: tuple[str, ...] = ()
@@ -135,13 +136,15 @@ class Beginning:
             last = LastRun(previous.state, previous.exit, previous.command.digest, words)
             if previous.command.digest == self.command.digest and records:
                 changed = changed_files(previous.command.files, settings.cwd, self._written(lineage))
-        situation = Situation(settings.name, last, self.command.digest, changed, bool(records))
         if settings.at is not None:
-            records = [record for record in records if record.id == settings.at]
+            records = [record for record in every if record.id == settings.at]
             if not records:
                 raise NoCheckpointError(f"lineage {settings.name!r} has no checkpoint {settings.at!r}")
+        situation = Situation(settings.name, last, self.command.digest, changed, bool(records))
         decision = decide(situation, Flags(settings.resume or settings.at is not None, settings.fresh))
         notes = [decision.note] if decision.note else []
+        if settings.at is None and not settings.fresh and last is not None:
+            notes += _passed_over(settings.name, last, records, every)
         if isinstance(decision, FreshStart) or not records:
             if settings.at is not None:
                 raise UsageError("--fresh and --at contradict each other")
@@ -151,10 +154,23 @@ class Beginning:
 
     def _written(self, lineage: Lineage) -> set[str]:
         """Return the files the job itself wrote, by the newest readable checkpoint."""
-        for record in lineage.checkpoints():
+        for record in lineage.live():
             try:
                 facts = Facts.from_json(lineage.load(record).facts)
                 return {file.path for file in records_from_json(facts.journal)}
             except CkptrunError:
                 continue
         return set()
+
+
+def _passed_over(
+    name: str, last: LastRun, live: Sequence[CheckpointRecord], every: Sequence[CheckpointRecord]
+) -> list[str]:
+    """Return what to tell the user about newer checkpoints that are set aside, unless the last run ended well."""
+    newest = max((record.seq for record in live), default=0)
+    ids = [record.id for record in every if record.seq > newest]
+    if not ids or last.state is RunState.FINISHED:
+        return []
+    some = f"checkpoint {ids[0]} was" if len(ids) == 1 else f"checkpoints {', '.join(ids)} were"
+    hint = f"'ckptrun restore {name} --at ID' goes on from one all the same"
+    return [f"{some} set aside by an earlier run and will not be used; {hint}"]

@@ -95,7 +95,7 @@ def rewinding(store: StoreSettings, name: str, at: str | None, ledger: str) -> d
     from ckptrun.app.stores import existing_lineage, record_of  # noqa: PLC0415 -- listing needs no store
 
     lineage = existing_lineage(store, name)
-    records = lineage.checkpoints()
+    records = lineage.live() or lineage.checkpoints()
     if not records:
         raise NoCheckpointError(
             f"lineage {name!r} has no checkpoint", hint="start it with 'ckptrun -- COMMAND'"

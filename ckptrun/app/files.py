@@ -65,7 +65,7 @@ def bytes_inside(stored: StoredCheckpoint) -> int:
 def _checkpoint(lineage: Lineage, name: str, at: str | None) -> StoredCheckpoint:
     if at is not None:
         return lineage.load(record_of(lineage, name, at))
-    newest = next(iter(lineage.checkpoints()), None)
+    newest = next(iter(lineage.live() or lineage.checkpoints()), None)
     if newest is None:
         raise UsageError(f"lineage {name!r} has no checkpoint yet", hint=f"ckptrun checkpoint {name} --wait")
     return lineage.load(newest)

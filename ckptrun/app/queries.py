@@ -58,7 +58,9 @@ def lineage(settings: StoreSettings, name: str) -> dict[str, Any]:
         "exit": _exit(head),
         "epoch": head.epoch,
         "labels": dict(head.run.labels),
-        "checkpoints": [_checkpoint(found, record) for record in head.checkpoints],
+        "checkpoints": [
+            _checkpoint(found, record, set_aside=record not in head.live) for record in head.checkpoints
+        ],
     }
 
 
@@ -118,13 +120,13 @@ def _summary(settings: StoreSettings, name: str, found: Lineage) -> dict[str, An
         **row,
         "state": _state(settings, name, head),
         "checkpoints": len(records),
-        "newest": rfc3339(records[0].created) if records else None,
+        "newest": rfc3339((head.live or records)[0].created) if records else None,
         "bytes_stored": sum(record.stored_bytes for record in records),
         "exit": _exit(head),
     }
 
 
-def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
+def _checkpoint(found: Lineage, record: CheckpointRecord, *, set_aside: bool) -> dict[str, Any]:
     state, compat, copied = "committed", None, 0
     try:
         stored = found.load(record)
@@ -135,6 +137,7 @@ def _checkpoint(found: Lineage, record: CheckpointRecord) -> dict[str, Any]:
         "id": record.id,
         "seq": record.seq,
         "state": state,
+        "set_aside": set_aside,
         "trigger": str(record.trigger),
         "created": rfc3339(record.created),
         "frozen_seconds": float(record.frozen_seconds),

@@ -84,6 +84,11 @@ def restore_settings(
         raise NoCheckpointError(
             f"lineage {name!r} has no checkpoint", hint="start it with 'ckptrun -- COMMAND'"
         )
+    if at is None and not head.live:
+        raise NoCheckpointError(
+            f"every checkpoint of lineage {name!r} was set aside: by a run that began anew, or went back further",
+            hint=f"choose one with --at ID; 'ckptrun show {name}' lists them",
+        )
     if at is not None:
         record_of(lineage, name, at)
     command = head.run.command

@@ -19,6 +19,7 @@ from ckptrun.app.identity import command_facts
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.config import Config
+from ckptrun.core.events import Fresh
 from ckptrun.core.model import RunState
 from ckptrun.core.retention import Keep
 from ckptrun.criu import provision
@@ -133,7 +134,7 @@ class _Run:
         pressure.watch(lambda: shell.enqueue(shell.relieve), stop)
         parts.channel.start()
         try:
-            vault.start(run)
+            vault.start(run, fresh=isinstance(plan, Fresh))
             finish = shell.run(parts, plan)
             parts.effects.finish(
                 well=finish.state is RunState.FINISHED,
@@ -265,7 +266,7 @@ class _Run:
             )
 
         effects.attach(channel)
-        restorer = Restorer(tools, folders, fetch, shell.open_capsule)
+        restorer = Restorer(tools, folders, fetch, shell.open_capsule, vault.go_on_from)
         return Parts(
             job,
             self.helper,

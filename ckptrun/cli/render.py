@@ -35,6 +35,7 @@ _STYLES = {
     "running": "green",
     "finished": "green",
     "interrupted": "yellow",
+    "set aside": "yellow",
     "failed": "red",
     "corrupt": "red",
 }
@@ -133,7 +134,7 @@ def lineage(value: Mapping[str, Any]) -> None:
             (
                 row["id"],
                 row["seq"],
-                row["state"],
+                "set aside" if row["set_aside"] and row["state"] == "committed" else row["state"],
                 row["trigger"],
                 row["created"],
                 _duration(row["frozen_seconds"]),

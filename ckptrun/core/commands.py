@@ -119,6 +119,13 @@ class MarkBad:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """Have the next run pass committed checkpoints over, or ones on their way: the job keeps failing after them."""
+
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunHooks:
     """Run the hooks of a phase that nothing waits for, after those commanded before. Not answered.
 
@@ -190,6 +197,7 @@ Command: TypeAlias = (
     | SignalJob
     | KillCapsule
     | MarkBad
+    | SetAside
     | RunHooks
     | WakeAt
     | Answer

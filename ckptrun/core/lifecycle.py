@@ -19,6 +19,7 @@ from ckptrun.core.commands import (
     MarkBad,
     RestoreJob,
     RunHooks,
+    SetAside,
     StartJob,
 )
 from ckptrun.core.config import RestartPolicy
@@ -66,6 +67,7 @@ def restored(turn: Turn, event: RestoreSucceeded) -> None:
     """A restored job runs."""
     _running(turn)
     origin = turn.state.incarnation.origin
+    _leave_behind(turn, origin)
     turn.record(
         "job-restored",
         incarnation=event.incarnation,
@@ -275,16 +277,21 @@ def _judge(turn: Turn, newest: Checkpoint, outcome: Outcome) -> Checkpoint | Non
     turn.change(failures=failures)
     target: Checkpoint | None = newest
     poisoned = tally.poisons
+    stored: tuple[str, ...] = ()
     while poisoned and target is not None:
         turn.record("checkpoint-poisoned", id=target.id, signature=words(outcome))
         turn.say(
             NORMAL, f"checkpoint {target.id} is set aside: the job keeps failing after it ({words(outcome)})"
         )
         _rule_out(turn, target, Flaw.POISONED)
+        if target.stored in (Stored.COMMITTED, Stored.UPLOADING):
+            stored = (*stored, target.id)
         target = turn.state.newest
         if target is not None:
             failures, poisoned = turn.state.failures.retreated(target.id, outcome)
             turn.change(failures=failures)
+    if stored and target is not None:  # else the next run may as well begin where this one ended
+        turn.emit(SetAside(stored))
     return target
 
 
@@ -292,6 +299,17 @@ def _rule_out(turn: Turn, checkpoint: Checkpoint, flaw: Flaw) -> None:
     """Take a checkpoint out of the question for the rest of this run."""
     turn.amend(checkpoint.id, flaw=flaw)
     turn.discard(replace(checkpoint, flaw=flaw), f"the checkpoint is {flaw.value}")
+
+
+def _leave_behind(turn: Turn, origin: str | None) -> None:
+    """Take what is newer than the restored checkpoint out of the question: an upload that was under way meanwhile."""
+    ids = [c.id for c in turn.state.checkpoints]
+    newer = turn.state.checkpoints[ids.index(origin) + 1 :] if origin in ids else ()
+    for checkpoint in newer:
+        if checkpoint.flaw is None:
+            _rule_out(turn, checkpoint, Flaw.LEFT)
+            if checkpoint.stored is Stored.COMMITTED:
+                turn.emit(SetAside((checkpoint.id,)))
 
 
 def _restore_newest(turn: Turn) -> None:

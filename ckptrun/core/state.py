@@ -57,6 +57,8 @@ class Flaw(enum.StrEnum):
     CORRUPT = "corrupt"
     UNRESTORABLE = "unrestorable"
     POISONED = "poisoned"
+    LEFT = "left behind"
+    """The job was put back to an older one before this one was in the store, or anywhere else."""
 
 
 @dataclass(frozen=True, slots=True)

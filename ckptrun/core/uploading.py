@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptrun.core.commands import DETAIL, NORMAL, POST_COMMIT, MarkBad, RunHooks, Upload
+from ckptrun.core.commands import DETAIL, NORMAL, POST_COMMIT, MarkBad, RunHooks, SetAside, Upload
 from ckptrun.core.restart import backoff
 from ckptrun.core.state import Flaw, Phase, StopStage, Stored, StoreHealth
 
@@ -122,6 +122,8 @@ def _drop_if_flawed(turn: Turn, checkpoint_id: str) -> None:
     checkpoint = turn.state.find(checkpoint_id)
     if checkpoint is None or checkpoint.usable:
         return
-    if checkpoint.flaw is Flaw.CORRUPT and checkpoint.stored is Stored.COMMITTED:
-        turn.emit(MarkBad(checkpoint.id, "its copy in local memory was corrupt"))
+    if checkpoint.stored is Stored.COMMITTED and checkpoint.flaw is not None:
+        corrupt = checkpoint.flaw is Flaw.CORRUPT
+        reason = "its copy in local memory was corrupt"
+        turn.emit(MarkBad(checkpoint.id, reason) if corrupt else SetAside((checkpoint.id,)))
     turn.discard(checkpoint, "")

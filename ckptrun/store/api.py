@@ -68,7 +68,17 @@ class CommandFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """How a run stands; times in seconds since the epoch."""
+    """How a run stands.
+
+    Args:
+        state: how.
+        exit: whose code it ended with.
+        command: what it runs.
+        started: seconds since the epoch.
+        ended: seconds since the epoch.
+        labels: the user's.
+        set_aside: ids of checkpoints that no run goes on from unasked; kept by the writer from run to run.
+    """
 
     state: RunState
     exit: Exit | None
@@ -76,6 +86,7 @@ class RunInfo:
     started: float
     ended: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    set_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,12 @@ class Head:
     suspect: tuple[str, ...] = ()
     commit: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> tuple[CheckpointRecord, ...]:
+        """The checkpoints that a run goes on from unasked, newest first: each is an ancestor of those before it."""
+        aside = frozenset(self.run.set_aside)
+        return tuple(record for record in self.checkpoints if record.id not in aside)
 
 
 @dataclass(frozen=True, slots=True)

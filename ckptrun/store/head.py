@@ -92,6 +92,7 @@ def _run_to_json(run: RunInfo) -> dict[str, Any]:
         "started": run.started,
         "ended": run.ended,
         "labels": dict(run.labels),
+        "set_aside": list(run.set_aside),
     }
 
 
@@ -104,4 +105,5 @@ def _run(value: dict[str, Any]) -> RunInfo:
         float(value["started"]),
         None if value["ended"] is None else float(value["ended"]),
         value["labels"],
+        tuple(str(checkpoint) for checkpoint in value.get("set_aside", ())),
     )

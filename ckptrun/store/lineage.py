@@ -92,6 +92,11 @@ class Lineage:
         head = self.head()
         return () if head is None else head.checkpoints
 
+    def live(self) -> tuple[CheckpointRecord, ...]:
+        """Return those that a run goes on from unasked, newest first: see `Head.live`; raises as `head`."""
+        head = self.head()
+        return () if head is None else head.live
+
     def load(self, record: CheckpointRecord) -> StoredCheckpoint:
         """Return a checkpoint with its verified manifest.
 

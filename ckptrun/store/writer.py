@@ -159,9 +159,27 @@ class Writer:
         """Show that this writer lives: at least every 5 s. FencedError, StoreError."""
         self._queue.change(self._renewed)
 
-    def set_run(self, run: RunInfo) -> None:
-        """Record how the run stands. FencedError, StoreError."""
-        self._queue.change(lambda head: replace(self._renewed(head), run=run))
+    def set_run(self, run: RunInfo, *, fresh: bool = False) -> None:
+        """Record how the run stands; with ``fresh``, that it goes on from no checkpoint. FencedError, StoreError."""
+
+        def change(head: Head) -> Head:
+            kept = tuple(record.id for record in head.checkpoints)
+            aside = kept if fresh else tuple(one for one in head.run.set_aside if one in kept)
+            return replace(self._renewed(head), run=replace(run, set_aside=aside))
+
+        self._queue.change(change)
+
+    def set_aside(self, record_ids: Iterable[str]) -> None:
+        """Have no run go on from checkpoints unasked; one may still be on its way. FencedError, StoreError."""
+        ids = tuple(record_ids)
+        self._queue.change(lambda head: _aside(self._renewed(head), (*head.run.set_aside, *ids)))
+
+    def go_on_from(self, record_id: str) -> None:
+        """Set aside what is newer than a checkpoint, and that one no more: the job is put back to it.
+
+        Nothing is written where that changes nothing. FencedError, StoreError.
+        """
+        self._queue.change(lambda head: self._gone_back(head, record_id))
 
     def drop(self, record_ids: Iterable[str], reason: str) -> None:
         """Take checkpoints that turned out corrupt out of the lineage.
@@ -188,7 +206,11 @@ class Writer:
 
     def close(self, run: RunInfo) -> None:
         """Record how the run ended and give the lease back; the writer is of no use afterwards."""
-        self._queue.change(lambda head: replace(head, run=run, owner=None, lease_until_hint=0.0))
+        self._queue.change(
+            lambda head: replace(
+                head, run=replace(run, set_aside=head.run.set_aside), owner=None, lease_until_hint=0.0
+            )
+        )
         self._queue.close()
 
     def release(self) -> None:
@@ -208,6 +230,16 @@ class Writer:
         head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq))
         return self._dropped(head, {old.id for old in expired(records, keep)}, distrust=False)
 
+    def _gone_back(self, head: Head, record_id: str) -> Head | None:
+        """Return HEAD as it is once the job is put back to a checkpoint; None if it stays as it is."""
+        seq = next((record.seq for record in head.checkpoints if record.id == record_id), None)
+        if seq is None:  # in local memory only: what is in the store is older
+            return None
+        newer = (record.id for record in head.checkpoints if record.seq > seq)
+        others = (other for other in head.run.set_aside if other != record_id)
+        changed = _aside(self._renewed(head), (*others, *newer))
+        return None if set(changed.run.set_aside) == set(head.run.set_aside) else changed
+
     def _dropped(self, head: Head, ids: Iterable[str], *, distrust: bool) -> Head:
         """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones."""
         dropped = [record for record in head.checkpoints if record.id in ids]
@@ -222,6 +254,8 @@ class Writer:
         known = {tombstone.pack for tombstone in head.tombstones}
         now = self._clock()
         new = tuple(Tombstone(pack, now) for pack in sorted(unused - known))
+        gone = {record.id for record in dropped}
+        head = _aside(head, (one for one in head.run.set_aside if one not in gone))
         return replace(
             head, checkpoints=kept, tombstones=(*head.tombstones, *new), suspect=tuple(sorted(suspect))
         )
@@ -246,6 +280,10 @@ class Writer:
 def interrupted(run: RunInfo) -> RunInfo:
     """Return the record of a run whose writer is gone."""
     return replace(run, state=RunState.INTERRUPTED) if run.state is RunState.RUNNING else run
+
+
+def _aside(head: Head, record_ids: Iterable[str]) -> Head:
+    return replace(head, run=replace(head.run, set_aside=tuple(dict.fromkeys(record_ids))))
 
 
 def _unusable(head: Head) -> set[str]:

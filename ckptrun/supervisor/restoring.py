@@ -85,6 +85,7 @@ class Restorer:
         folders: see `Folders`.
         fetch: returns a checkpoint by id, from local memory if asked to; raises CkptrunError.
         open_capsule: has the main thread make an incarnation's capsule.
+        going_on: is told the id of a checkpoint once the job is being put back to it.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class Restorer:
         folders: Folders,
         fetch: Callable[[str, bool], Images],
         open_capsule: Callable[[Incarnation, Helper, Offsets | None], None],
+        going_on: Callable[[str], None],
     ) -> None:
         self._tools = tools
         self._folders = folders
         self._fetch = fetch
         self._open_capsule = open_capsule
+        self._going_on = going_on
         self._retried = ""
         self._hooks: Around | None = None
 
@@ -151,6 +154,7 @@ class Restorer:
         self._hooks.open(lambda: incarnation.condemned)
         if incarnation.condemned:  # while hooks ran: files and effects stay as they are
             raise RestoreError("the run is over")
+        self._going_on(command.checkpoint)
         if tools.effects:
             tools.effects.restoring(command.incarnation, facts.channel)
         cut = self._bring_back(command, incarnation, images)

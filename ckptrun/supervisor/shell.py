@@ -216,6 +216,8 @@ class Shell:
                     self._kill(self.incarnation)
             case c.MarkBad(checkpoint, reason):
                 parts.vault.mark_bad(checkpoint, reason)
+            case c.SetAside(checkpoints):
+                parts.vault.set_aside(checkpoints)
             case c.RunHooks():
                 parts.hooks.command(command, self.incarnation)
             case c.WakeAt(when):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from ckptrun.core.events import CommitFailed, Committed, Fenced
 from ckptrun.errors import CkptrunError, FencedError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from ckptrun.core.events import Event
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.staged import Staged
 
 RENEW_SECONDS = 5.0
+BRANCH_SECONDS = 5.0
+"""How long a restore waits for its checkpoint to be recorded as the one that the lineage goes on from."""
 CLOSE_SECONDS = 30.0
 """How long the end of a run waits for a store that does not answer."""
 
@@ -63,12 +66,14 @@ class Vault:
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._out_of_reach = False
         self._run: RunInfo | None = None
+        self._branches: deque[Callable[[Writer], None]] = deque()
+        self._branching = threading.Lock()
 
-    def start(self, run: RunInfo) -> None:
-        """Record that the run has begun, and keep the lease alive from now on."""
+    def start(self, run: RunInfo, *, fresh: bool) -> None:
+        """Record that the run has begun, anew or from a checkpoint, and keep the lease alive from now on."""
         self._run = run
         if self._writer:
-            self._writer.set_run(run)
+            self._writer.set_run(run, fresh=fresh)
             self._submit(self._learn)
         self._renewal.start()
 
@@ -112,6 +117,17 @@ class Vault:
 
         self._submit(work)
 
+    def set_aside(self, checkpoints: Sequence[str]) -> None:
+        """Have the next run pass checkpoints over, in the background; a store out of reach is told later."""
+        self._branch(lambda writer: writer.set_aside(checkpoints))
+
+    def go_on_from(self, checkpoint: str) -> None:
+        """Have the next run pass over what is newer than a checkpoint: the job is being put back to it.
+
+        Waits until that is recorded, `BRANCH_SECONDS` at most; a store out of reach is told later.
+        """
+        self._branch(lambda writer: writer.go_on_from(checkpoint)).join(BRANCH_SECONDS)
+
     def close(self, run: RunInfo) -> None:
         """Record how the run ended and give the lease back; says so when that fails. An upload is not waited for."""
         self._stop.set()
@@ -136,8 +152,28 @@ class Vault:
             with contextlib.suppress(CkptrunError):  # the upload will say it
                 self._writer.learn()
 
+    def _branch(self, change: Callable[[Writer], None]) -> threading.Thread:
+        self._branches.append(change)
+
+        def work() -> None:
+            with contextlib.suppress(CkptrunError):  # the next renewal tries again, and says it
+                if self._writer:
+                    self._record_branches(self._writer)
+
+        thread = threading.Thread(target=work, name="branch", daemon=True)
+        thread.start()
+        return thread
+
+    def _record_branches(self, writer: Writer) -> None:
+        """Record, in order, what is still to be recorded of the job's going back. FencedError, StoreError."""
+        with self._branching:
+            while self._branches:
+                self._branches[0](writer)
+                self._branches.popleft()
+
     def _close(self, writer: Writer, run: RunInfo, failures: list[str]) -> None:
         try:
+            self._record_branches(writer)
             writer.close(run)
         except CkptrunError as error:
             failures.append(str(error))
@@ -156,6 +192,7 @@ class Vault:
             before = (
                 {record.id for record in self._lineage.checkpoints()} if self._lineage.exists() else set()
             )
+            self._record_branches(writer)
             prepared = writer.put(
                 staged.snapshot, frozen_seconds=staged.frozen_seconds, inexact=staged.inexact
             )
@@ -177,7 +214,7 @@ class Vault:
             self._writer = self._connect()
             self._note("the store can be reached now")
             if self._run:
-                self._writer.set_run(self._run)
+                self._writer.set_run(self._run, fresh=True)  # a run that could not ask has begun anew
         return self._writer
 
     def _renew(self) -> None:
@@ -185,6 +222,7 @@ class Vault:
             if self._writer is None:
                 continue
             try:
+                self._record_branches(self._writer)
                 self._writer.renew()
             except FencedError as error:
                 self._post(Fenced(time.monotonic(), str(error)))

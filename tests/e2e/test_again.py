@@ -75,6 +75,39 @@ def test_fresh_starts_anew_whatever_there_is(lab: Lab):
     assert starts(lab) == [STARTED, STARTED]
 
 
+def test_a_fresh_start_that_is_killed_before_its_first_checkpoint_leaves_the_old_ones_alone(lab: Lab):
+    command = ("sh", "-c", "echo start; while test -e hold; do sleep 0.01; done")
+    run = lab.start(*command)
+    run.prints("start")
+    run.checkpoint()
+    assert run.finish().code == 0
+    lab.hold()
+    run = lab.start(*command)
+    run.prints("start")
+    run.kill_supervisor()
+    result = lab.run(*command)
+    assert (result.code, result.out) == (0, "start\n"), result.err
+    assert starts(lab) == [STARTED] * 3
+
+
+def test_killed_after_it_went_back_it_goes_on_from_there_and_not_from_what_is_newer(lab: Lab):
+    run = lab.start(*COUNT)
+    run.until("log", (lab.work / "log.txt").exists)
+    chosen = run.checkpoint()
+    newer = run.checkpoint()
+    run.kill_supervisor()
+    back = lab.restore("--at", chosen)
+    back.event(RESTORED)
+    back.kill_supervisor()
+    shown = {checkpoint["id"]: checkpoint["set_aside"] for checkpoint in lab.checkpoints()}
+    assert shown == {chosen: False, newer: True}
+    assert "set aside" in lab.ask("show").out
+    result = lab.run(*COUNT)
+    assert is_exact(lab, result), result.err
+    assert [event["checkpoint"] for event in lab.events(RESTORED)] == [chosen, chosen]
+    assert f"checkpoint {newer} was set aside" in result.err
+
+
 def failed(lab: Lab) -> tuple[object, ...]:
     """Have the lineage's last run give up, and return its command."""
     command = (*COUNT, "--fail-at", 60)

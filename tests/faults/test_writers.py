@@ -129,7 +129,7 @@ def test_a_job_that_fails_the_same_way_after_every_checkpoint_is_given_up_with_a
     assert (row["state"], row["exit"]) == ("failed", {"by": "job", "code": 5})
 
 
-def test_after_a_poisoned_checkpoint_an_older_one_gets_the_job_through(lab: Lab):
+def test_after_a_poisoned_checkpoint_an_older_one_gets_the_job_through_also_in_the_next_run(lab: Lab):
     """The job keeps a flaw in its memory: what was taken after it cannot end well, what was taken before can."""
     script = (
         "import sys, time\nfrom pathlib import Path\n"
@@ -142,7 +142,8 @@ def test_after_a_poisoned_checkpoint_an_older_one_gets_the_job_through(lab: Lab)
         "    time.sleep(0.01)\n"
         "print('through')\n"
     )
-    run = lab.start(sys.executable, "-c", script, options=("--interval", "off"))
+    command = (sys.executable, "-c", script)
+    run = lab.start(*command, options=("--interval", "off"))
     good = run.checkpoint()
     (lab.work / "flaw").touch()
     run.until("the flaw", lambda: not (lab.work / "flaw").exists())
@@ -152,10 +153,15 @@ def test_after_a_poisoned_checkpoint_an_older_one_gets_the_job_through(lab: Lab)
         "restore of the good one",
         lambda: lab.events(RESTORED)[-1:] and lab.events(RESTORED)[-1]["checkpoint"] == good,
     )
+    run.says("set aside")
+    before = len(lab.events())
+    run.kill_supervisor()
+    run = lab.start(*command, options=("--interval", "off"))
+    assert run.event(RESTORED, after=before)["checkpoint"] == good
     (lab.work / "finish").touch()
     result = run.wait()
     assert (result.code, result.out) == (0, "through\n"), result.err
-    assert "set aside" in result.err
+    assert len(lab.events("checkpoint-poisoned")) == 1
 
 
 def test_restore_at_with_an_unknown_id_is_refused(lab: Lab):

@@ -90,6 +90,7 @@ class ModelShell:
         self.local: set[str] = set()
         self.committed: list[str] = []
         self.bad: set[str] = set()
+        self.aside: set[str] = set()
         self.waiters: set[int] = set()
         self.numbers = count(1)
         self.alarm: float | None = None
@@ -313,6 +314,9 @@ class ModelShell:
             assert checkpoint in self.local, "restored from a local copy that is gone"
         else:
             assert checkpoint in self.committed, "restored from the store what is not there"
+        assert checkpoint not in self.aside, "restored what was set aside"
+        if checkpoint in self.committed:  # as HEAD has it from then on
+            self.aside |= set(self.committed[self.committed.index(checkpoint) + 1 :])
         corrupt = self.chance(self.world.corrupt)
         self.begin(
             number,
@@ -432,6 +436,11 @@ class ModelShell:
         assert command.checkpoint in self.committed
         self.committed.remove(command.checkpoint)
         self.bad.add(command.checkpoint)
+
+    def on_set_aside(self, command: c.SetAside) -> None:
+        known = {*self.committed, self.upload}
+        assert set(command.checkpoints) <= known, "set aside what the store will never have"
+        self.aside |= set(command.checkpoints)
 
     def on_run_hooks(self, command: c.RunHooks) -> None:
         assert self.exit_hooks is None, "hooks after those of the end"

@@ -14,8 +14,10 @@ from ckptrun.core.config import Config, Interval, RestartPolicy
 from ckptrun.core.events import Candidate, Fresh, Resume
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.sections import PATIENCE, WINDOW
+from ckptrun.core.state import Stored
 
 PLENTY = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(PLENTY, max_examples=20)
 
 odds = st.sampled_from([0.0, 0.2, 0.7, 1.0])
 rarely = st.sampled_from([0.0, 3.0, 40.0, 300.0])
@@ -57,8 +59,8 @@ def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
         "silent_every": rarely,
         "sections_every": rarely,
         "nested": odds,
-        "busy_threads": st.sampled_from([0, 0, 0, 3]),
-        "section_seconds": st.sampled_from([0.5, 30.0]),
+        "busy_threads": st.sampled_from([0, 0, 0, 2]),
+        "section_seconds": st.sampled_from([5.0, 30.0]),
         "rollbacks_every": rarely,
         "fenced_every": st.sampled_from([0.0, 0.0, 400.0]),
         "staging_never": st.sampled_from([False, False, False, True]),
@@ -145,27 +147,40 @@ def test_a_stop_of_a_healthy_run_leaves_a_checkpoint_and_75(seed: int, stop_at: 
     assert shell.committed[-1] == last.id
 
 
-@PLENTY
-@given(st.integers(0, 1 << 32), st.integers(1, 6), st.sampled_from([0.2, 1.0, WINDOW - 0.1]))
+@FEW
+@given(st.integers(0, 1 << 32), st.integers(1, 4), st.sampled_from([0.5, WINDOW - 0.1]))
 def test_short_sections_that_overlap_without_an_end_hold_no_checkpoint_back_for_long(
     seed: int, threads: int, seconds: float
 ) -> None:
     world = World(seed, busy_threads=threads, section_seconds=seconds, dump_seconds=0.2, upload_seconds=0.2)
     shell = ModelShell(Config("t", 20.0), world)
-    shell.run(300)
+    shell.run(60)
     taken = [now for now, command in shell.commands if isinstance(command, c.TakeCheckpoint)]
-    gaps = [after - before for before, after in pairwise([0.0, *taken, min(shell.now, 300)])]
+    gaps = [after - before for before, after in pairwise([0.0, *taken, min(shell.now, 60)])]
     assert max(gaps) <= 20 + PATIENCE + WINDOW + 5, "a start, and an upload or two, come between"
 
 
-@PLENTY
+@FEW
 @given(st.integers(0, 1 << 32), st.integers(2, 6))
 def test_who_waits_for_long_sections_to_end_does_not_wait_for_long(seed: int, threads: int) -> None:
     """One inside may wait for one outside: nobody stays outside for longer than the window and a dump last."""
     world = World(seed, busy_threads=threads, section_seconds=30.0, dump_seconds=0.2, upload_seconds=0.2)
     shell = ModelShell(Config("t", 5.0), world)
-    shell.run(600)
+    shell.run(200)
     assert shell.longest_wait <= WINDOW + 0.4 + 0.01
+
+
+@PLENTY
+@given(configs, worlds(restore_fails=st.just(0.0)), plans, st.floats(0, 300))
+def test_the_next_run_begins_where_this_one_would_have_gone_on(
+    config: Config, world: World, plan: Fresh | Resume, killed_at: float
+) -> None:
+    """Whenever ckptrun is killed: the newest checkpoint left to the next run is the newest that this one would use."""
+    shell = ModelShell(slots_for(config, plan), world, plan)
+    if shell.run(killed_at) is None:
+        stored = [k.id for k in shell.state.checkpoints if k.usable and k.stored is Stored.COMMITTED]
+        left = [name for name in shell.committed if name not in shell.aside]
+        assert stored[-1:] == left[-1:]
 
 
 @PLENTY

@@ -287,8 +287,16 @@ class Lab:
         stderr: Stream = subprocess.PIPE,
     ) -> Run:
         """Start a job under ckptrun."""
+        return self._started(self.run_argv(*command, options=options), stdin, stdout, stderr)
+
+    def restore(self, *words: str) -> Run:
+        """Start the lineage's job again by ``ckptrun restore``."""
+        argv = self.argv("restore", self.name, "--store", self.store, *self.options, *words)
+        return self._started(argv, subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
+
+    def _started(self, argv: list[str], stdin: Stream, stdout: Stream, stderr: Stream) -> Run:
         process = subprocess.Popen(
-            self.run_argv(*command, options=options),
+            argv,
             cwd=self.work,
             env=self.env,
             stdin=stdin,

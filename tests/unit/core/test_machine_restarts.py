@@ -82,6 +82,62 @@ def test_two_failures_alike_poison_a_checkpoint() -> None:
     assert machine.the(c.RestoreJob).checkpoint == older
 
 
+def test_the_next_run_is_told_to_pass_over_what_was_stepped_back_from() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    newer = machine.committed(10.0)
+    machine.fails(11.0).restored(12.0).fails(13.0)
+    assert machine.the(c.SetAside) == c.SetAside((newer,))
+
+
+def test_a_checkpoint_that_is_poisoned_on_its_way_to_the_store_is_set_aside_too() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    newer = machine.staged(10.0)
+    machine.fails(11.0).restored(12.0).fails(13.0)
+    assert machine.the(c.SetAside) == c.SetAside((newer,))
+    machine.feed(e.Committed(14.0, newer, 2, 1.0))
+    assert machine.the(c.SetAside) == c.SetAside((newer,)), "once more: it may have been told too early"
+
+
+def test_what_was_only_in_memory_is_not_set_aside_in_the_store() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    machine.staged(10.0)
+    newest = machine.staged(11.0)  # waits for the upload of the one before
+    machine.fails(12.0).restored(13.0).fails(14.0)
+    assert f"checkpoint {newest} is set aside" in machine.said
+    assert not machine.sent(c.SetAside)
+
+
+def test_when_nothing_is_left_to_step_back_to_nothing_is_set_aside() -> None:
+    machine = Machine().running()
+    machine.committed(5.0)
+    machine.fails(6.0).restored(7.0).fails(8.0)
+    assert machine.finish == ("job", 3, "failed")
+    assert not [k for k in machine.all if isinstance(k, c.SetAside)]
+
+
+@pytest.mark.parametrize("committed_while_restoring", [False, True])
+def test_a_checkpoint_that_is_committed_after_the_job_went_back_further_is_not_gone_on_from(
+    committed_while_restoring: bool,
+) -> None:
+    machine = Machine().running()
+    older = machine.committed(5.0)
+    lost = machine.staged(10.0)
+    machine.feed(e.StagingLost(10.1, lost)).fails(11.0)
+    assert machine.the(c.RestoreJob).checkpoint == older
+    committed = e.Committed(11.5, lost, 2, 1.0)
+    if committed_while_restoring:
+        machine.feed(committed).restored(12.0)
+    else:
+        machine.restored(12.0).feed(committed)
+    assert machine.the(c.SetAside) == c.SetAside((lost,))
+    machine.fails(20.0, KILLED)
+    machine.feed(e.Tick(machine.state.start_at)) if machine.state.start_at else None
+    assert machine.the(c.RestoreJob).checkpoint == older
+
+
 def test_two_different_failures_do_not_poison() -> None:
     machine = Machine().running()
     name = machine.committed(5.0)
