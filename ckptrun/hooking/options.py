@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ckptrun.hooking.spec import Spec
 
 SCHEMAS = Path(__file__).parent / "schema"
+LONGEST_DAYS = 7
+"""A call of a hook may take so long at most; poll(2), by which it is waited for, cannot wait for 25 days."""
 RUNNERS = ("timeout", "policy", "phases", "require", "python", "messages")
 """Options that every hook has; the runner keeps them to itself."""
 
@@ -144,6 +146,11 @@ def _timeout(spec: Spec, value: Any) -> float:
     if seconds <= 0:
         raise ConfigurationError(
             f"{spec.where}: a timeout must be longer than zero", hint="write timeout=30s"
+        )
+    if seconds > LONGEST_DAYS * 86400:
+        raise ConfigurationError(
+            f"{spec.where}: timeout {value} is too long: a hook may take {LONGEST_DAYS} days at most",
+            hint="write timeout=30s",
         )
     return seconds
 

@@ -179,6 +179,7 @@ def test_lower_orders_begin_earlier(tmp_path: Path):
         ("url=u&phases=pre-commit", "'pre-commit' is no phase"),
         ("url=u&policy=maybe", "policy 'maybe' is none"),
         ("url=u&timeout=0", "longer than zero"),
+        ("url=u&timeout=25d", "timeout 25d is too long: a hook may take 7 days at most"),
         ("url=u&timeout=soon", "'soon' is no duration"),
         ("url=u&python=x", "python=x has no effect"),
     ],
