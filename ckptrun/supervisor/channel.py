@@ -34,11 +34,13 @@ LIMIT = 128 * 1024
 """Bytes of one datagram."""
 OPEN_REQUESTS = 1024
 """Requests under way at a time."""
+OPEN_UNANSWERED = 64
+"""How many of them may be of senders that cannot be answered; more are dropped, as nobody waits for them."""
 KEPT_REPLIES = 256
 """Replies kept for requests that are sent again because theirs was lost."""
 CLOSE_SECONDS = 5.0
-KEPT_EARLY = 4096
-"""Datagrams kept that come before the job counts as running."""
+KEPT_EARLY, KEPT_EARLY_BYTES = 4096, 4 << 20
+"""Datagrams kept that come before the job counts as running, and their bytes; who waits for a reply sends again."""
 VERSION = 1
 ID_LIMIT = 200
 """Characters of a request's id."""
@@ -105,6 +107,7 @@ class Channel:
         self.page = page
         self._note = note
         self._handlers: dict[str, Handler] = {}
+        self._notices: set[str] = set()
         self._lines: Callable[[int, dict[str, str]], None] = lambda _number, _lines: None
         self._went_live: Callable[[int], None] = lambda _number: None
         self._memory: dict[str, tuple[Callable[[], Json], Callable[[Json], None]]] = {}
@@ -112,6 +115,8 @@ class Channel:
         self._open: dict[str, object] = {}
         self._done: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._early: list[tuple[bytes, _Credentials, Any]] = []
+        self._early_bytes = 0
+        self._unanswered: set[object] = set()
         self._incarnation = 0
         self._restores = 0
         self._senders = Senders()
@@ -124,9 +129,17 @@ class Channel:
         self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._thread = threading.Thread(target=self._serve, name="channel", daemon=True)
 
-    def register(self, do: str, handler: Handler) -> None:
-        """Have requests and notices called `do` handled; before `start`."""
+    def register(self, do: str, handler: Handler, *, answers: bool = True) -> None:
+        """Have requests called `do` handled; before `start`.
+
+        Args:
+            do: their name.
+            handler: takes them.
+            answers: it answers each of them once; else they are notices, which it must take however fast they come.
+        """
         self._handlers[do] = handler
+        if not answers:
+            self._notices.add(do)
 
     def on_lines(self, take: Callable[[int, dict[str, str]], None]) -> None:
         """Have the lines of ``sd_notify`` taken, with the incarnation, in the channel's thread; before `start`."""
@@ -172,7 +185,9 @@ class Channel:
             self._senders.begin(0)
             self._open.clear()
             self._done.clear()
+            self._unanswered.clear()
             self._early.clear()
+            self._early_bytes = 0
             if not origin:
                 self._recall({})
             with contextlib.suppress(OSError):
@@ -241,7 +256,7 @@ class Channel:
                             os.eventfd_read(self._wake)
                 if self._live and self._early:
                     with self._lock:
-                        early, self._early = self._early, []
+                        early, self._early, self._early_bytes = self._early, [], 0
                     for data, who, sender in early:
                         self._take(data, who, sender)
 
@@ -262,9 +277,10 @@ class Channel:
             return
         if self._live and not self._early:
             self._take(data, who, sender)
-        elif len(self._early) < KEPT_EARLY:
+        elif len(self._early) < KEPT_EARLY and self._early_bytes + len(data) <= KEPT_EARLY_BYTES:
             with self._lock:
                 self._early.append((data, who, sender))
+                self._early_bytes += len(data)
 
     def _take(self, data: bytes, who: _Credentials, sender: object) -> None:
         try:
@@ -282,10 +298,8 @@ class Channel:
             return
         identity = fields.get("id")
         name = _reply_name(sender, self._place.senders)
-        if identity is None or not name:
-            asked = Asked(do, fields, who.pid, self._incarnation, lambda _reply: None, (who.uid, who.gid))
-            if handler := self._handlers.get(do):
-                handler(asked)
+        if do in self._notices or identity is None or not name:
+            self._take_unanswered(do, fields, who)
             return
         if not isinstance(identity, str) or len(identity) > ID_LIMIT:
             return
@@ -306,6 +320,29 @@ class Channel:
                 self._answer(token, identity, name, number, reply)
 
             self._pass_on(Asked(do, fields, who.pid, number, answer, (who.uid, who.gid)))
+
+    def _take_unanswered(self, do: str, fields: Mapping[str, Any], who: _Credentials) -> None:
+        """Take a notice, or a request of a sender that has no socket in the folder."""
+        token = object()
+        with self._lock:
+            number = self._incarnation
+            if do not in self._notices:
+                if len(self._unanswered) >= OPEN_UNANSWERED:
+                    return
+                self._unanswered.add(token)
+
+        def answered(_reply: dict[str, Any]) -> None:
+            with self._lock:
+                self._unanswered.discard(token)
+
+        try:
+            if handler := self._handlers.get(do):
+                handler(Asked(do, fields, who.pid, number, answered, (who.uid, who.gid)))
+            else:
+                answered({})
+        except BaseException:
+            answered({})
+            raise
 
     def _pass_on(self, asked: Asked) -> None:
         if asked.fields.get("v") != VERSION:

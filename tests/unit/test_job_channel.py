@@ -22,7 +22,7 @@ from ckptrun.core.events import Begin, Candidate, Committed, JobStarted, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._critical import around_critical
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
-from ckptrun.supervisor.channel import Asked, Channel
+from ckptrun.supervisor.channel import KEPT_EARLY_BYTES, OPEN_REQUESTS, OPEN_UNANSWERED, Asked, Channel
 from ckptrun.supervisor.rendezvous import Rendezvous, job_environment
 from ckptrun.supervisor.statepage import StatePage
 
@@ -341,6 +341,67 @@ def test_a_flood_of_notices_keeps_no_request_from_its_answer(meeting: Meeting):
     finally:
         stop.set()
         thread.join(30)
+
+
+def test_requests_of_who_cannot_be_answered_are_dropped_while_too_many_are_under_way(meeting: Meeting):
+    meeting.start(slow=meeting.take, echo=echo)
+    for number in range(3 * OPEN_UNANSWERED):
+        while not _channel.notice("slow", number=number):
+            time.sleep(0.001)  # the socket's queue is short
+    assert _channel.request("echo", word="all is taken")["said"] == "all is taken"
+    assert [asked.fields["number"] for asked in meeting.asked] == list(range(OPEN_UNANSWERED))
+    for asked in meeting.asked:
+        asked.reply()
+    assert _channel.notice("slow", number=-1)
+    assert meeting.wait(OPEN_UNANSWERED + 1)[-1].fields["number"] == -1
+
+
+def test_a_handler_that_breaks_over_requests_that_cannot_be_answered_keeps_no_room(meeting: Meeting):
+    def broken(asked: Asked) -> None:
+        raise ValueError(asked.do)
+
+    meeting.start(broken=broken, slow=meeting.take)
+    for _ in range(2 * OPEN_UNANSWERED):
+        while not _channel.notice("broken"):
+            time.sleep(0.001)
+    while not _channel.notice("slow"):
+        time.sleep(0.001)
+    assert meeting.wait(1)
+
+
+def test_notices_that_look_like_requests_keep_no_room_of_requests(meeting: Meeting):
+    meeting.channel.register("heartbeat", lambda _asked: None, answers=False)
+    meeting.start(echo=echo)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(f"{meeting.place.senders}/odd")
+        for number in range(OPEN_REQUESTS + 1):
+            sock.sendto(json.dumps({"v": 1, "id": f"n{number}", "do": "heartbeat"}).encode(), meeting.socket)
+    assert _channel.request("echo", word="on")["said"] == "on"
+
+
+def test_what_comes_before_the_job_counts_as_running_is_kept_up_to_so_many_bytes(meeting: Meeting):
+    meeting.channel.register("note", meeting.take)
+    meeting.channel.start()
+    meeting.channel.begin(2, "a-0001", {})
+    meeting.channel.opened(os.getpid())
+    text = "x" * (_channel.LIMIT - 200)
+    fits = KEPT_EARLY_BYTES // len(_channel.encoded("note", {"text": text}))
+    deadline = time.monotonic() + 30
+    for number in range(2 * fits):
+        while not _channel.notice("note", text=text):
+            time.sleep(0.001)
+        while number < fits and len(meeting.channel._early) <= number:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    while not _channel.notice("note", text="the last one"):  # it is small enough to be kept again
+        time.sleep(0.001)
+    while len(meeting.channel._early) <= fits:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert meeting.channel._early_bytes <= KEPT_EARLY_BYTES
+    meeting.live(2)
+    taken = [asked.fields["text"] for asked in meeting.wait(fits + 1)]
+    assert taken == [*[text] * fits, "the last one"]
 
 
 def test_a_forked_child_talks_by_sockets_of_its_own(meeting: Meeting):
