@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.effects import plan
+from ckptrun.effects import identity, plan
 from ckptrun.effects.ledger import open_ledger, without_password
 from ckptrun.effects.model import Kind, Mark
 from ckptrun.effects.worker import Surroundings
@@ -72,6 +72,7 @@ def wanted_ledger(
             environment, str(settings.cwd), (job.uid, job.gid, job.groups) if job else None, str(sdk)
         ),
         takers,
+        without_password(url),
     )
 
 
@@ -104,7 +105,8 @@ def rewinding(store: StoreSettings, name: str, at: str | None, ledger: str) -> d
     value = Facts.from_json(lineage.load(record).facts).channel.get("effects")
     opened = _open(store, name, ledger)
     mark, head = Mark.from_json(value if isinstance(value, dict) else None), opened.head()
-    life, seq = mark.life or head.life, mark.seq
+    life = mark.life or head.life
+    lacking = identity.lacks(mark, head, opened.claims())
     known = {
         (entry.life, entry.key): entry for entry in (*opened.since(max(mark.seq, life)), *opened.loose())
     }
@@ -114,7 +116,12 @@ def rewinding(store: StoreSettings, name: str, at: str | None, ledger: str) -> d
     return {
         "checkpoint": record.id,
         "ledger": without_password(ledger_url(ledger, store.run_dir(name))),
-        "lost": head.seq < seq,
+        "lost": bool(lacking),
+        **(
+            {"warning": f"this ledger is not the one that the checkpoint counts on: {lacking}"}
+            if lacking
+            else {}
+        ),
         "effects": [{"action": step.action.value, **_row(step.entry)} for step in steps],
     }
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptrun.effects import plan
+from ckptrun.effects import identity, plan
 from ckptrun.effects.calls import Begun, Call, Do, check_json, check_key
 from ckptrun.effects.keeper import Keeper
 from ckptrun.effects.model import Entry, Kind, Mark, State
@@ -64,7 +64,9 @@ class Book:
     def mark(self) -> Mark:
         """Return what a dump that begins now covers."""
         with self._lock:
-            return Mark(self._keeper.head.seq, self._keeper.head.life, tuple(sorted(self._open)))
+            keeper, spanned = self._keeper, tuple(sorted(self._open))
+            first = keeper.claims[0].name
+            return Mark(keeper.written, keeper.head.life, spanned, False, first, keeper.claim)
 
     def fresh(self, *, finished: bool | None = None) -> list[Step]:
         """Take note that the job starts anew; see `rewind`.
@@ -100,9 +102,11 @@ class Book:
             self._keeper.write(*changed, life=life, closed=False)
             return steps
 
-    def lost(self, mark: Mark) -> bool:
-        """Whether the ledger lacks what a checkpoint with ``mark`` counts on: it is another one, or an old copy."""
-        return self._keeper.head.seq < mark.seq
+    def lacks(self, mark: Mark) -> str:
+        """Return what is wrong with the ledger for a checkpoint with ``mark``; see `identity.lacks`."""
+        with self._lock:
+            head = replace(self._keeper.head, seq=self._keeper.written)
+            return identity.lacks(mark, head, self._keeper.claims)
 
     def begin(self, call: Call) -> Begun:
         """Begin an effect, or say why not; see `Do`.

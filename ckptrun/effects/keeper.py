@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ from ckptrun.errors import LedgerUnavailableError
 
 if TYPE_CHECKING:
     from ckptrun.effects.ledger import Ledger
-    from ckptrun.effects.model import Entry, Head
+    from ckptrun.effects.model import Claim, Entry, Head
+
+FIRST_SEQ = 1 << 40
+"""A new ledger's first seq is below this."""
 
 
 class Keeper:
@@ -27,9 +31,21 @@ class Keeper:
 
     def __init__(self, ledger: Ledger, epoch: int) -> None:
         self.epoch = epoch
+        self.claim = secrets.token_hex(8)
+        """The name of this run's claim."""
         self._ledger = ledger
-        self._head: Head = ledger.claim(epoch)
+        self._head: Head = ledger.claim(epoch, self.claim)
+        self._written = self._head.seq
+        self.claims: tuple[Claim, ...] = tuple(ledger.claims())
+        """All claims, this one the last."""
+        if not self._head.seq:  # in no two ledgers does a seq, or a life, mean two things
+            self._head = replace(self._head, seq=secrets.randbelow(FIRST_SEQ))
         self._doubtful: set[str] = set()
+
+    @property
+    def written(self) -> int:
+        """The newest seq that the ledger is known to have."""
+        return self._written
 
     @property
     def head(self) -> Head:
@@ -65,7 +81,7 @@ class Keeper:
         except LedgerUnavailableError:
             self._doubtful.update(one.token for one in entries if one.state is State.STARTED)
             raise
-        self._head = head
+        self._head, self._written = head, head.seq
 
     def doubts(self, entry: Entry) -> bool:
         """Whether the write that began an effect has failed: the job was told so, and nothing was done."""

@@ -11,7 +11,7 @@ from ckptrun.errors import MissingFeatureError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptrun.effects.model import Entry, Head
+    from ckptrun.effects.model import Claim, Entry, Head
 
 PATIENCE_SECONDS = 5.0
 """A server that does not answer for so long is out of reach."""
@@ -30,15 +30,19 @@ class Ledger(Protocol):
     def head(self) -> Head:
         """Return the head; that of a lineage without entries if there is none."""
 
-    def claim(self, epoch: int) -> Head:
+    def claim(self, epoch: int, name: str) -> Head:
         """Become the one that may write, and return the head, under a new term.
 
         Args:
             epoch: of the lineage's writer; 0 if it is not known, the store being out of reach.
+            name: of this claim; no other has it.
 
         Raises:
             FencedError: a later epoch has claimed it.
         """
+
+    def claims(self) -> list[Claim]:
+        """Return all claims so far, the oldest first."""
 
     def get(self, life: int, key: str) -> Entry | None:
         """Return one entry."""

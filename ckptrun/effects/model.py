@@ -139,6 +139,14 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """One run's taking of the ledger: its name, which no other has, and the ledger's newest seq then."""
+
+    name: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """What a checkpoint covers: the entries of its life with a seq of at most ``seq``.
 
@@ -147,21 +155,38 @@ class Mark:
         life: the job's life.
         spanned: keys of effects that had begun and not ended when the dump began: their section outlived its time.
         owed: the ledger had not been told of the job's fresh start yet: a restore tells it.
+        ledger: name of the first claim of the ledger; "" of a checkpoint that does not say.
+        claim: name of the one under which the dump began; likewise.
     """
 
     seq: int = 0
     life: int = 0
     spanned: tuple[str, ...] = field(default=())
     owed: bool = False
+    ledger: str = ""
+    claim: str = ""
 
     def to_json(self) -> dict[str, Json]:
         """Return it for a checkpoint's facts."""
-        return {"seq": self.seq, "life": self.life, "spanned": list(self.spanned), "owed": self.owed}
+        return {
+            "seq": self.seq,
+            "life": self.life,
+            "spanned": list(self.spanned),
+            "owed": self.owed,
+            "ledger": self.ledger,
+            "claim": self.claim,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Mark:
         """Read what `to_json` wrote; of a checkpoint that knows of no effects, the mark of none."""
         if not value:
             return cls()
-        spanned = tuple(value.get("spanned", ()))
-        return cls(int(value["seq"]), int(value["life"]), spanned, bool(value.get("owed", False)))
+        return cls(
+            int(value["seq"]),
+            int(value["life"]),
+            tuple(value.get("spanned", ())),
+            bool(value.get("owed", False)),
+            str(value.get("ledger", "")),
+            str(value.get("claim", "")),
+        )

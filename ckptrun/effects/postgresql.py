@@ -1,4 +1,4 @@
-"""A ledger in PostgreSQL, two tables in the database's default schema: for runs that move between machines."""
+"""A ledger in PostgreSQL, three tables in the database's default schema: for runs that move between machines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from ckptrun.effects.ledger import PATIENCE_SECONDS, without_password
-from ckptrun.effects.model import Entry, Head
+from ckptrun.effects.model import Claim, Entry, Head
 from ckptrun.errors import FencedError, LedgerUnavailableError
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS ckptrun_effects (
         lineage text NOT NULL, life bigint NOT NULL, key text NOT NULL, seq bigint NOT NULL,
         loose boolean NOT NULL, entry text NOT NULL, PRIMARY KEY (lineage, life, key))""",
+    """CREATE TABLE IF NOT EXISTS ckptrun_effects_claims (
+        lineage text NOT NULL, term bigint NOT NULL, name text NOT NULL, seq bigint NOT NULL,
+        PRIMARY KEY (lineage, term))""",
     "CREATE INDEX IF NOT EXISTS ckptrun_effects_by_seq ON ckptrun_effects (lineage, seq)",
     "CREATE INDEX IF NOT EXISTS ckptrun_effects_by_loose ON ckptrun_effects (lineage, seq) WHERE loose",
 )
@@ -58,7 +61,7 @@ class PostgresLedger:
         with self._transaction() as connection:
             return self._head(connection)
 
-    def claim(self, epoch: int) -> Head:
+    def claim(self, epoch: int, name: str) -> Head:
         """See `Ledger.claim`."""
         with self._transaction() as connection:
             connection.execute(
@@ -76,7 +79,18 @@ class PostgresLedger:
                 "UPDATE ckptrun_effects_head SET epoch = %s, term = %s WHERE lineage = %s",
                 (claimed.epoch, claimed.term, self._lineage),
             )
+            connection.execute(
+                "INSERT INTO ckptrun_effects_claims VALUES (%s, %s, %s, %s)",
+                (self._lineage, claimed.term, name, claimed.seq),
+            )
             return claimed
+
+    def claims(self) -> list[Claim]:
+        """See `Ledger.claims`."""
+        query = "SELECT name, seq FROM ckptrun_effects_claims WHERE lineage = %s ORDER BY term"
+        with self._transaction() as connection:
+            rows = connection.execute(query, (self._lineage,)).fetchall()
+        return [Claim(name, seq) for name, seq in rows]
 
     def get(self, life: int, key: str) -> Entry | None:
         """See `Ledger.get`."""
@@ -172,7 +186,7 @@ class PostgresLedger:
 
     def _make_tables(self, connection: psycopg.Connection) -> None:
         """Make the tables unless they are there: whoever may only read and write needs no right to make any."""
-        row = connection.execute("SELECT to_regclass('ckptrun_effects')").fetchone()
+        row = connection.execute("SELECT to_regclass('ckptrun_effects_claims')").fetchone()
         if row and row[0] is not None:
             return
         with connection.transaction():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from ckptrun.effects.ledger import PATIENCE_SECONDS, without_password
-from ckptrun.effects.model import Entry, Head
+from ckptrun.effects.model import Claim, Entry, Head
 from ckptrun.errors import FencedError, LedgerUnavailableError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ local known = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch > 0 and epoch < known then return {-1, known} end
 redis.call('HSETNX', KEYS[1], 'closed', '1')
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', math.max(epoch, known)))
+redis.call('RPUSH', KEYS[5], (redis.call('HGET', KEYS[1], 'seq') or '0') .. ' ' .. ARGV[2])
 return {redis.call('HINCRBY', KEYS[1], 'term', 1), 0}
 """
 _WRITE = """
@@ -57,7 +58,7 @@ class RedisLedger:
             client_name="ckptrun",
         )
         base = f"ckptrun:{{{lineage}}}:effects"  # braces: a cluster keeps them together
-        self._keys = [f"{base}:head", f"{base}:entries", f"{base}:order", f"{base}:loose"]
+        self._keys = [f"{base}:head", f"{base}:entries", f"{base}:order", f"{base}:loose", f"{base}:claims"]
         self._claiming = self._client.register_script(_CLAIM)
         self._writing = self._client.register_script(_WRITE)
 
@@ -93,10 +94,10 @@ class RedisLedger:
         epoch, term, seq, life = numbers
         return Head(epoch, term, seq, life, found.get("closed", "1") == "1")
 
-    def claim(self, epoch: int) -> Head:
+    def claim(self, epoch: int, name: str) -> Head:
         """See `Ledger.claim`."""
         with self._translated():
-            term, known = self._claiming(keys=self._keys, args=[epoch])
+            term, known = self._claiming(keys=self._keys, args=[epoch, name])
         if term < 0:
             raise FencedError(
                 f"the ledger {without_password(self._url)} was claimed by epoch {known}, this run is of epoch {epoch}"
@@ -105,6 +106,12 @@ class RedisLedger:
         if head.term != term:
             raise FencedError(f"the ledger {without_password(self._url)} was claimed by another run")
         return head
+
+    def claims(self) -> list[Claim]:
+        """See `Ledger.claims`."""
+        with self._translated():
+            found: Any = self._client.lrange(self._keys[4], 0, -1)
+        return [Claim(name, int(seq)) for seq, _, name in (text.partition(" ") for text in found)]
 
     def get(self, life: int, key: str) -> Entry | None:
         """See `Ledger.get`."""

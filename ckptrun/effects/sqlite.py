@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.effects.ledger import PATIENCE_SECONDS
-from ckptrun.effects.model import Entry, Head
+from ckptrun.effects.model import Claim, Entry, Head
 from ckptrun.errors import FencedError, LedgerUnavailableError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS entries (
         lineage TEXT NOT NULL, life INTEGER NOT NULL, key TEXT NOT NULL, seq INTEGER NOT NULL,
         loose INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (lineage, life, key)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS claims (
+        lineage TEXT NOT NULL, term INTEGER NOT NULL, name TEXT NOT NULL, seq INTEGER NOT NULL,
+        PRIMARY KEY (lineage, term)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS by_seq ON entries (lineage, seq)",
     "CREATE INDEX IF NOT EXISTS by_loose ON entries (lineage, seq) WHERE loose",
 )
@@ -49,7 +52,7 @@ class SqliteLedger:
         with self._reading() as connection:
             return self._head(connection) if connection else Head()
 
-    def claim(self, epoch: int) -> Head:
+    def claim(self, epoch: int, name: str) -> Head:
         """See `Ledger.claim`."""
         with self._writing() as connection:
             head = self._head(connection)
@@ -62,7 +65,17 @@ class SqliteLedger:
                 "INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?, ?, ?)",
                 (self._lineage, claimed.epoch, claimed.term, claimed.seq, claimed.life, claimed.closed),
             )
+            connection.execute(
+                "INSERT INTO claims VALUES (?, ?, ?, ?)", (self._lineage, claimed.term, name, claimed.seq)
+            )
             return claimed
+
+    def claims(self) -> list[Claim]:
+        """See `Ledger.claims`."""
+        query = "SELECT name, seq FROM claims WHERE lineage = ? ORDER BY term"
+        with self._reading() as connection:
+            rows = connection.execute(query, (self._lineage,)).fetchall() if connection else []
+        return [Claim(name, seq) for name, seq in rows]
 
     def get(self, life: int, key: str) -> Entry | None:
         """See `Ledger.get`."""

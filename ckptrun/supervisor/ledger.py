@@ -47,6 +47,7 @@ class Wanted:
         finished: whether the run before ended well; None if that is not known.
         surroundings: what workers get.
         takers: whether a hook takes what is deferred without a sender.
+        name: of the ledger, for people.
     """
 
     lineage: str
@@ -57,6 +58,7 @@ class Wanted:
     finished: bool | None
     surroundings: Surroundings
     takers: bool = False
+    name: str = ""
 
 
 class Effects:
@@ -90,6 +92,7 @@ class Effects:
         self._began: bool | None = wanted.finished
         self._owed: Callable[[Book], None] | None = None
         self._said = ""
+        self._lost_of: set[str] = set()
         identity = wanted.surroundings.identity
         self._requests = Requests(shell, identity[0] if identity else os.getuid(), self._answer)
         self._settlement = Settlement(self._ready_now, wanted.surroundings, self._quietly, note, record)
@@ -150,8 +153,8 @@ class Effects:
                 raise
 
     def _rewind(self, book: Book, mark: Mark) -> None:
-        if book.lost(mark):
-            self._lost(mark)
+        if why := book.lacks(mark):
+            self._lost(mark, why)
         self._tell(book.rewind(mark))
 
     def observe(self, event: object) -> None:
@@ -231,16 +234,21 @@ class Effects:
             self._owed = None
         return book
 
-    def _lost(self, mark: Mark) -> None:
-        text = (
-            f"the effect ledger lacks entries that the checkpoint counts on (it knows {mark.seq}): "
-            "it is another one, or an old copy"
-        )
+    def _lost(self, mark: Mark, why: str) -> None:
+        name = f"the effect ledger {self._wanted.name}".rstrip()
+        text = f"{name} is not the one that the checkpoint counts on: {why}"
         if self._wanted.required:
             raise LedgerLostError(
-                text, hint="name the right one with --ledger, or leave out --require-ledger"
+                text,
+                hint="put the newest one back, name it with --ledger, or leave out --require-ledger "
+                "and have effects repeated",
             )
-        self._note(f"{text}; effects may be repeated, and none from before the checkpoint can be undone")
+        if mark.claim not in self._lost_of:
+            self._note(
+                f"{text}; effects may be repeated, and those that it lacks are never undone. If the newest one is "
+                "still somewhere: stop this run, put it back and restore the same checkpoint again"
+            )
+        self._lost_of.add(mark.claim)
 
     def _tell(self, steps: Sequence[Step]) -> None:
         for step in steps:

@@ -134,7 +134,7 @@ def test_a_ledger_that_was_lost_is_said_and_refused_where_it_is_required(lab: La
     lab.lose_machine()
     refused = lab.start(*JOB, options=("--require-ledger",)).wait()
     assert refused.code == 74, refused.err
-    assert "the effect ledger lacks entries" in refused.err
+    assert "is not the one that the checkpoint counts on: it is another ledger, or a new one" in refused.err
     result = lab.start(*JOB).finish()
     assert result.code == 0, result.err
     assert "effects may be repeated" in result.err

@@ -29,7 +29,7 @@ def test_entries_come_back_as_they_were_written(place: Place):
     assert ledger.head() == Head()
     assert ledger.since(0) == []
     assert ledger.get(1, "a") is None
-    head = dataclasses.replace(ledger.claim(3), seq=3, life=1, closed=False)
+    head = dataclasses.replace(ledger.claim(3, "c"), seq=3, life=1, closed=False)
     unusual = entry(
         "ключ \"'\\ 100%", 3, result={"value": [None, 1.5, "ö", {"x": "y"}]}, began=1.25, follows="c-1"
     )
@@ -44,16 +44,16 @@ def test_entries_come_back_as_they_were_written(place: Place):
 
 def test_lineages_do_not_see_each_other(place: Place):
     one, other = place.open(), place.open(place.lineage + "-other")
-    head = dataclasses.replace(one.claim(1), seq=1, life=1)
+    head = dataclasses.replace(one.claim(1, "c"), seq=1, life=1)
     one.write(head, [entry("a", 1)])
     assert other.head() == Head()
     assert other.since(0) == []
-    assert other.claim(1).term == 1
+    assert other.claim(1, "c").term == 1
 
 
 def test_what_is_loose_is_found_and_forgotten(place: Place):
     ledger = place.open()
-    head = dataclasses.replace(ledger.claim(1), life=1)
+    head = dataclasses.replace(ledger.claim(1, "c"), life=1)
     ledger.write(head, [entry("a", 2, State.QUEUED), entry("b", 1, State.UNDOING), entry("c", 3)])
     assert [one.key for one in ledger.loose()] == ["b", "a"]
     ledger.write(head, [entry("a", 2, State.SENT), entry("c", 4, rewound=9)])
@@ -62,30 +62,30 @@ def test_what_is_loose_is_found_and_forgotten(place: Place):
 
 def test_a_write_replaces_an_entry_of_the_same_key(place: Place):
     ledger = place.open()
-    head = dataclasses.replace(ledger.claim(1), life=1)
+    head = dataclasses.replace(ledger.claim(1, "c"), life=1)
     ledger.write(head, [entry("a", 1)])
     ledger.write(head, [entry("a", 5, result={"value": 2})])
     assert ledger.since(0) == [entry("a", 5, result={"value": 2})]
 
 
 def test_an_older_epoch_cannot_claim(place: Place):
-    assert place.open().claim(7).epoch == 7
+    assert place.open().claim(7, "c").epoch == 7
     with pytest.raises(FencedError, match="epoch 7"):
-        place.open().claim(6)
-    assert place.open().claim(7).epoch == 7  # the same run, begun again before its first renewal
+        place.open().claim(6, "c")
+    assert place.open().claim(7, "c").epoch == 7  # the same run, begun again before its first renewal
 
 
 def test_a_run_that_does_not_know_its_epoch_is_ordered_by_its_claim(place: Place):
-    place.open().claim(7)
-    head = place.open().claim(0)
+    place.open().claim(7, "c")
+    head = place.open().claim(0, "c")
     assert (head.epoch, head.term) == (7, 2)
 
 
 def test_whoever_was_taken_over_is_fenced_and_writes_nothing(place: Place):
     old, new = place.open(), place.open()
-    before = dataclasses.replace(old.claim(1), seq=1, life=1)
+    before = dataclasses.replace(old.claim(1, "c"), seq=1, life=1)
     old.write(before, [entry("a", 1)])
-    after = new.claim(2)
+    after = new.claim(2, "c")
     with pytest.raises(FencedError, match="claimed by another run"):
         old.write(dataclasses.replace(before, seq=2), [entry("a", 2, State.FAILED), entry("b", 3)])
     assert new.since(0) == [entry("a", 1)]
@@ -97,7 +97,7 @@ def test_a_server_that_is_down_is_said_to_be_and_used_again_when_it_is_back(plac
     if place.server is None:
         pytest.skip("a file has no server")
     ledger = place.open()
-    head = dataclasses.replace(ledger.claim(1), seq=1, life=1)
+    head = dataclasses.replace(ledger.claim(1, "c"), seq=1, life=1)
     ledger.write(head, [entry("a", 1)])
     place.server.stop()
     try:
@@ -106,7 +106,7 @@ def test_a_server_that_is_down_is_said_to_be_and_used_again_when_it_is_back(plac
         with pytest.raises(LedgerUnavailableError):
             ledger.write(head, [entry("b", 2)])
         with pytest.raises(LedgerUnavailableError):
-            place.open().claim(1)
+            place.open().claim(1, "c")
     finally:
         place.server.start()
     assert ledger.get(1, "a") == entry("a", 1)
@@ -124,7 +124,7 @@ def test_reading_makes_no_file(tmp_path: Path):
 def test_the_file_is_the_owners_alone(tmp_path: Path):
     path = tmp_path / "effects.sqlite"
     ledger = open_ledger(f"sqlite://{path}", "train")
-    head = ledger.claim(1)
+    head = ledger.claim(1, "c")
     ledger.write(head, [entry("a", 1)])
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "effects.sqlite"
     path.write_bytes(os.urandom(8192))
     with pytest.raises(LedgerUnavailableError, match=str(path)):
-        open_ledger(f"sqlite://{path}", "train").claim(1)
+        open_ledger(f"sqlite://{path}", "train").claim(1, "c")
 
 
 def test_redis_that_may_forget_is_warned_of(redis_server: RedisServer, tmp_path: Path):
