@@ -58,7 +58,7 @@ class PostgresLedger:
 
     def head(self) -> Head:
         """See `Ledger.head`."""
-        with self._transaction() as connection:
+        with self._translated() as connection:
             return self._head(connection)
 
     def claim(self, epoch: int, name: str) -> Head:
@@ -88,7 +88,7 @@ class PostgresLedger:
     def claims(self) -> list[Claim]:
         """See `Ledger.claims`."""
         query = "SELECT name, seq FROM ckptrun_effects_claims WHERE lineage = %s ORDER BY term"
-        with self._transaction() as connection:
+        with self._translated() as connection:
             rows = connection.execute(query, (self._lineage,)).fetchall()
         return [Claim(name, seq) for name, seq in rows]
 
@@ -140,16 +140,20 @@ class PostgresLedger:
 
     def _entries(self, condition: str, *values: object) -> list[Entry]:
         query = f"SELECT entry FROM ckptrun_effects WHERE lineage = %s AND {condition} ORDER BY seq"  # noqa: S608
-        with self._transaction() as connection:
+        with self._translated() as connection:
             rows = connection.execute(query, (self._lineage, *values)).fetchall()
         return [Entry.from_json(json.loads(text)) for (text,) in rows]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection]:
+        with self._translated() as connection, connection.transaction():
+            yield connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[psycopg.Connection]:
+        """Give the connection; what is done with it outside a transaction is one by itself, and one round trip."""
         try:
-            connection = self._connected()
-            with connection.transaction():
-                yield connection
+            yield self._connected()
         except psycopg.Error as error:
             self.close()
             raise LedgerUnavailableError(
