@@ -15,12 +15,12 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptrun.effects.model import Entry
 
@@ -45,7 +45,8 @@ class Surroundings:
         environment: the job's, today.
         cwd: where the job was started.
         identity: (uid, gid, groups), if not this process's.
-        sdk: folder under which ``ckptrun.job`` can be imported; put at the end of the search path.
+        sdk: folder under which ``ckptrun.job`` can be imported; put at the end of the search path. The folders
+            above it may be closed to the process's user.
     """
 
     environment: Mapping[str, str]
@@ -108,14 +109,12 @@ class Workers:
     def _start(self, place: Mapping[str, Any], user: Any) -> _Process | str:
         """Return a process, or why there is none."""
         executable, cwd = str(place["executable"]), str(place.get("cwd") or self._surroundings.cwd)
-        setting = {
-            "script": place.get("script"),
-            "path": place.get("path", []),
-            "sdk": self._surroundings.sdk,
-        }
+        setting = {"script": place.get("script"), "path": place.get("path", [])}
+        around = self._surroundings
         try:
-            identity = _identity(*user) if user else self._surroundings.identity
-            return _Process(executable, cwd, self._surroundings.environment, identity, setting)
+            if user:
+                around = replace(around, identity=_identity(*user))
+            return _Process(executable, cwd, around, setting)
         except (OSError, ValueError) as error:  # whatever the job has said that it is: it holds up no other
             why = error.strerror if isinstance(error, OSError) else error
             return f"{executable!r} could not be started in {cwd!r}: {why}"
@@ -132,7 +131,9 @@ class _Process:
     """One worker: a line of JSON for each request and each answer, on a socket.
 
     Args:
-        executable, cwd, environment, identity: of the process.
+        executable: of the job's interpreter.
+        cwd: of the process.
+        around: see `Surroundings`.
         setting: for the first line.
 
     Raises:
@@ -143,14 +144,13 @@ class _Process:
         self,
         executable: str,
         cwd: str,
-        environment: Mapping[str, str],
-        identity: tuple[int, int, tuple[int, ...]] | None,
+        around: Surroundings,
         setting: Mapping[str, Any],
     ) -> None:
-        uid, gid, groups = identity or (None, None, None)
+        uid, gid, groups = around.identity or (None, None, None)
         self._socket, theirs = socket.socketpair()
         try:
-            with theirs:
+            with theirs, _opened(around.sdk) as passed:
                 argv = [executable, "-c", _SCRIPT.read_text("utf-8"), str(theirs.fileno()), str(os.getpid())]
                 self._process = subprocess.Popen(
                     argv,
@@ -158,8 +158,8 @@ class _Process:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     cwd=cwd,
-                    env=dict(environment),
-                    pass_fds=(theirs.fileno(),),
+                    env=dict(around.environment),
+                    pass_fds=(theirs.fileno(), *passed),
                     start_new_session=True,
                     user=uid,
                     group=gid,
@@ -170,7 +170,7 @@ class _Process:
             raise
         self._socket.setblocking(False)
         self._pidfd = os.pidfd_open(self._process.pid)
-        self._unsent = bytearray(_line(setting))
+        self._unsent = bytearray(_line({**setting, "sdk": passed}))
         self._written = bytearray()
 
     def ended(self) -> bool:
@@ -274,6 +274,17 @@ def _end(processes: Iterable[_Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     for process in ending:
         process.end(deadline)
+
+
+@contextlib.contextmanager
+def _opened(folder: str) -> Iterator[tuple[int, ...]]:
+    """Give a descriptor through which a folder can be entered whatever its parents say; none without a folder."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY) if folder else None
+    try:
+        yield () if fd is None else (fd,)
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

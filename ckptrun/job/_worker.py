@@ -30,8 +30,9 @@ def main() -> None:
         setting = json.loads(lines.readline())
         given = [str(folder) for folder in setting["path"]]
         sys.path[:] = given + [folder for folder in sys.path[1:] if folder not in given]
-        if setting["sdk"]:
-            sys.path.append(setting["sdk"])
+        for folder in setting["sdk"]:
+            os.set_inheritable(folder, False)
+            sys.path.append(f"/proc/self/fd/{folder}")  # by its name it may be behind closed doors
         sys.argv[:] = [setting["script"] or ""]
         found: dict[str, Callable[..., Any]] = {}
         for line in lines:

@@ -150,3 +150,24 @@ def test_an_ordinary_user_is_told_once_which_files_do_not_come_back(ordinary: La
     assert run.stderr is not None
     assert run.stderr.data.count(b"changes to files cannot be watched here") == 1
     assert b"--preserve" in run.stderr.data
+
+
+SENDERS = """
+import os, pathlib
+from ckptrun.job import effects
+
+def send(payload, key):
+    with pathlib.Path("sent").open("a") as file:
+        print(payload, key, os.getuid(), os.getgid(), os.environ["HOME"], file=file)
+"""
+
+
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no interpreter without ckptrun")
+def test_under_sudo_a_sender_is_run_as_the_invoking_user_and_finds_the_sdk(sudo: Lab):
+    """ckptrun's own folders are root's alone, and the job's interpreter has no ckptrun installed."""
+    (sudo.work / "senders.py").write_text(SENDERS)
+    (sudo.work / "job.py").write_text("import senders; senders.effects.deferred('a', 'hello', senders.send)")
+    sudo.environment = {**sudo.environment, "PYTHONPATH": ""}
+    result = sudo.run("/usr/bin/python3", "job.py")
+    assert (result.code, result.err) == (0, "")
+    assert (sudo.work / "sent").read_text() == f"hello a {NOBODY} {NOBODY} /nonexistent\n"
