@@ -24,10 +24,11 @@ from ckptrun.core.commands import (
 )
 from ckptrun.core.config import RestartPolicy
 from ckptrun.core.events import Fresh, Outcome, RestoreFailed
+from ckptrun.core.incarnation import Incarnation
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.restart import HOOK_TRIES, TRANSIENT_TRIES, backoff, words
 from ckptrun.core.resume import NO_CHECKPOINT
-from ckptrun.core.state import Checkpoint, Flaw, Incarnation, Phase, Stored
+from ckptrun.core.state import Checkpoint, Flaw, Phase, Stored
 
 if TYPE_CHECKING:
     from ckptrun.core.events import (

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ckptrun.core import checkpointing
 from ckptrun.core.commands import DETAIL, NORMAL, Answer
-from ckptrun.core.state import HeldBack, Phase, Section
+from ckptrun.core.incarnation import HeldBack, Section
+from ckptrun.core.state import Phase
 
 if TYPE_CHECKING:
     from ckptrun.core.events import CriticalEntered, CriticalLeft
