@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.core import calls, checkpointing, flushing, lifecycle, sections, stopping, uploading
+from ckptrun.core import calls, checkpointing, flushing, lifecycle, restoring, sections, stopping, uploading
 from ckptrun.core.events import (
     Beat,
     Begin,
@@ -102,13 +102,13 @@ TABLE: tuple[Row, ...] = (
     Row((LAUNCHING,), JobStarted, lifecycle.job_started, (RUNNING,)),
     Row((LAUNCHING,), StartFailed, lifecycle.start_failed, (ENDED,)),
     Row((RESTORING,), RestoreSucceeded, lifecycle.restored, (RUNNING,)),
-    Row((RESTORING,), RestoreFailed, lifecycle.restore_failed, _NEXT),
-    Row((RESTORING,), CapsuleGone, lifecycle.restore_lost, (RESTORING, *_OVER)),
+    Row((RESTORING,), RestoreFailed, restoring.restore_failed, _NEXT),
+    Row((RESTORING,), CapsuleGone, restoring.restore_lost, (RESTORING, *_OVER)),
     Row((RUNNING, RESTORING), JobEnded, lifecycle.job_ended, _NEXT),
     Row((RUNNING,), CapsuleGone, lifecycle.capsule_gone, _NEXT),
     Row((LAUNCHING,), JobEnded, lifecycle.job_ended, (ENDED,)),
     Row((LAUNCHING,), CapsuleGone, lifecycle.capsule_gone, (ENDED,)),
-    Row((WAITING,), Tick, lifecycle.wait_over, (WAITING, RESTORING, *_OVER)),
+    Row((WAITING,), Tick, restoring.wait_over, (WAITING, RESTORING, *_OVER)),
     Row((LAUNCHING, RUNNING, RESTORING), Fenced, lifecycle.fenced, (ENDING,)),
     Row((STOPPING,), Fenced, lifecycle.fenced, (ENDING, ENDED)),
     Row((NEW, WAITING, FLUSHING), Fenced, lifecycle.fenced, (ENDED,)),
