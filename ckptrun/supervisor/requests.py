@@ -6,12 +6,14 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ckptrun.core.restart import words
 from ckptrun.errors import DumpError
 from ckptrun.supervisor.control import ControlServer, Message, Reply, failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptrun.core.state import State
     from ckptrun.settings import RunSettings
     from ckptrun.supervisor.shell import Parts, Shell
 
@@ -54,5 +56,29 @@ def _status(shell: Shell, parts: Parts, uptime: float) -> Message:
         "uptime_seconds": uptime,
         "staging_bytes": parts.arena.held,
         "status": parts.calls.status,
-        **shell.figures(),
+        **figures(shell.state, time.monotonic()),
+    }
+
+
+def figures(state: State, now: float) -> dict[str, object]:
+    """Return what the machine knows of the run, in the words of ``ckptrun status --json``; `now` is monotonic."""
+    failure, due = state.last_failure, state.cadence.due
+    return {
+        "restarts": state.restarts,
+        "last_failure": None if failure is None else words(failure),
+        "next_checkpoint_seconds": max(due - now, 0.0) if due is not None else None,
+        "current": f"{state.phase}, dumping {state.dump.id}" if state.dump else str(state.phase),
+        "held_back": _held_back(state, now),
+    }
+
+
+def _held_back(state: State, now: float) -> dict[str, object] | None:
+    """Return since when the job's critical sections hold a checkpoint back, and which they are; None if they do not."""
+    held = state.incarnation.held
+    if held is None:
+        return None
+    inside = [s for s in state.incarnation.sections if s.holds(now)]
+    return {
+        "seconds": now - held.since,
+        "by": [{"what": s.what or s.name, "seconds": s.lasts(now)} for s in inside],
     }

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.machine import step
-from ckptrun.core.restart import words
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor.console import Console
@@ -316,18 +315,6 @@ class Shell:
         self._waiters[waiter] = reply
         return waiter
 
-    def figures(self) -> dict[str, object]:
-        """Return what the machine knows of the run, in the words of ``ckptrun status --json``."""
-        state, now = self.state, time.monotonic()
-        failure, due = state.last_failure, state.cadence.due
-        return {
-            "restarts": state.restarts,
-            "last_failure": None if failure is None else words(failure),
-            "next_checkpoint_seconds": max(due - now, 0.0) if due is not None else None,
-            "current": f"{state.phase}, dumping {state.dump.id}" if state.dump else str(state.phase),
-            "held_back": _held_back(state, now),
-        }
-
     def newest(self) -> str | None:
         """Return the id of the newest good checkpoint."""
         return self.state.newest.id if self.state.newest else None
@@ -360,15 +347,3 @@ class Shell:
                     parts.copies.drop(copy.id)
                     self._step(e.StagingLost(time.monotonic(), copy.id))
         parts.arena.shrink(0)
-
-
-def _held_back(state: State, now: float) -> dict[str, object] | None:
-    """Return since when the job's critical sections hold a checkpoint back, and which they are; None if they do not."""
-    held = state.incarnation.held
-    if held is None:
-        return None
-    inside = [s for s in state.incarnation.sections if s.holds(now)]
-    return {
-        "seconds": now - held.since,
-        "by": [{"what": s.what or s.name, "seconds": s.lasts(now)} for s in inside],
-    }

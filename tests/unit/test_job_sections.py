@@ -16,6 +16,7 @@ from ckptrun.core.state import initial
 from ckptrun.supervisor import deaths
 from ckptrun.supervisor.channel import Asked
 from ckptrun.supervisor.deaths import Deaths
+from ckptrun.supervisor.requests import figures
 from ckptrun.supervisor.shell import Shell
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ def test_a_process_is_watched_for_as_long_as_it_holds_something(loop: Loop):
 def test_status_says_since_when_a_checkpoint_is_held_back_and_by_what(loop: Loop):
     process = loop.process()
     loop.enter("a", process.pid, what="train.py:7\n\x00")
-    assert loop.shell.figures()["held_back"] is None, "nobody wants a checkpoint"
+    assert figures(loop.shell.state, time.monotonic())["held_back"] is None, "nobody wants a checkpoint"
     loop.step(e.CheckpointRequested(time.monotonic()))
-    held = loop.shell.figures()["held_back"]
+    held = figures(loop.shell.state, time.monotonic())["held_back"]
     assert isinstance(held, dict)
     assert 0 <= held["seconds"] < 600
     (by,) = held["by"]
