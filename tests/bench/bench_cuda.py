@@ -24,7 +24,7 @@ SHARE = 5
 """One part in so many of the large job's memory is on the GPU."""
 FROZEN_SECONDS = 0.03
 """What the frozen time of two jobs alike may differ by."""
-GOAL_SECONDS = 0.3
+GOAL_SECONDS = 0.15
 JOB = "import time\nx = b'\\x01' * {size}\nwhile True: time.sleep(0.05)"
 STEPS = ("lock", "checkpoint", "restore", "unlock")
 
