@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, empty_checkpoint
+from langgraph.checkpoint.base import id as identities_of_langgraph
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
@@ -26,6 +27,7 @@ from ckptrun.job.adapters.langgraph._rows import StateFormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+LAST = "_last_v6_timestamp"
 LONG = "many words " * 100
 STRANGE = [
     "",
@@ -47,7 +49,8 @@ STRANGE = [
 
 
 @pytest.fixture(autouse=True)
-def _empty() -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(identities_of_langgraph, LAST, getattr(identities_of_langgraph, LAST))
     yield
     state.delete_prefix("")
 
@@ -204,6 +207,14 @@ def test_a_thread_goes_on_where_the_clock_is_behind(saver: CkptrunSaver):
     assert graph.get_state(at("t")).values["said"] == ["of the future"]
     graph.invoke({"said": ["now"]}, at("t"))
     assert graph.get_state(at("t")).values["said"][:2] == ["of the future", "now"]
+
+
+def test_a_branch_of_an_old_checkpoint_is_newer_than_all_where_the_clock_is_behind(saver: CkptrunSaver):
+    old = put(saver, at("t"))
+    ahead = str(uuid.UUID(int=uuid6().int + (3600 * 10**7 >> 12 << 80)))
+    put(saver, old, identity=ahead)
+    assert saver.get_tuple(old) is not None
+    assert str(uuid6()) > ahead
 
 
 def joined(said: list[str], writes: Sequence[list[str]]) -> list[str]:

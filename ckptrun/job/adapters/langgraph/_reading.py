@@ -103,13 +103,11 @@ class Reader:
 
     def _find(self, config: RunnableConfig) -> _rows.Checkpoint | None:
         place, identity = Place.of(config), get_checkpoint_id(config)
-        if identity:
-            return next(_rows.checkpoints([_rows.checkpoint_key(*place, identity)]), None)
         newest = state.keys(_rows.checkpoint_folder(*place), reverse=True, limit=1)
-        found = next(_rows.checkpoints(newest), None)
-        if found:
-            _clock.follow(found.identity)
-        return found
+        for key in newest:
+            _clock.follow(_rows.identity_in(key))
+        wanted = [_rows.checkpoint_key(*place, identity)] if identity else newest
+        return next(_rows.checkpoints(wanted), None)
 
     def _matches(self, row: _rows.Checkpoint, wanted: Mapping[str, Any]) -> bool:
         if not wanted:
