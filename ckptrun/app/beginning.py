@@ -100,8 +100,12 @@ class Beginning:
                 return
             time.sleep(POLL_SECONDS)
 
-    def acquire_late(self, lineage: Lineage) -> Writer:
+    def acquire_late(self, lineage: Lineage, check: Callable[[Lineage], None]) -> Writer:
         """Take the lineage after the job has begun anew; not if there was something to go on from.
+
+        Args:
+            lineage: to take.
+            check: refuses it, because of the job's state, with a CkptrunError.
 
         Raises:
             StoreRefusedError: there was.
@@ -115,6 +119,11 @@ class Beginning:
                 f"lineage {self.settings.name!r} has checkpoints of an unfinished run, and this run began without them",
                 hint="stop this run and start it again to go on from them, or choose another --name",
             )
+        try:
+            check(lineage)
+        except BaseException:
+            writer.release()
+            raise
         return writer
 
     def plan(self, lineage: Lineage, writer: Writer | None) -> tuple[Fresh | Resume, list[str]]:

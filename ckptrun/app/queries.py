@@ -65,7 +65,7 @@ def lineage(settings: StoreSettings, name: str) -> dict[str, Any]:
 
 
 def verify(settings: StoreSettings, name: str, *, at: str | None, quick: bool) -> dict[str, Any]:
-    """Read the chunks of checkpoint ``at``, or of all, back.
+    """Read the chunks of checkpoint ``at``, or of all and of the job's state, back.
 
     Returns:
         ``checked_bytes``; ``bad``, a list of descriptions, empty if all is well.
@@ -74,9 +74,11 @@ def verify(settings: StoreSettings, name: str, *, at: str | None, quick: bool) -
         UsageError: no such lineage or checkpoint.
     """
     found = existing_lineage(settings, name)
-    records = found.checkpoints() if at is None else (record_of(found, name, at),)
+    head = found.head()
+    records = (record_of(found, name, at),) if at is not None else head.checkpoints if head else ()
+    state = (head.state,) if at is None and head is not None and head.state is not None else ()
     checked, bad = 0, []
-    for record in records:
+    for record in (*records, *state):
         report = found.verify(record, quick=quick)
         checked += report.checked_bytes
         bad += [f"{record.id}: {description}" for description in report.bad]

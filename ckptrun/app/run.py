@@ -39,6 +39,7 @@ from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.jobcalls import JobCalls
+from ckptrun.supervisor.jobstate import JobState
 from ckptrun.supervisor.ledger import Effects
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from ckptrun.capsule.capsule import Capsule
     from ckptrun.hooking.messages import Mailbag
     from ckptrun.settings import RunSettings
-    from ckptrun.store.repository import Writer
+    from ckptrun.store.repository import Lineage, Writer
 
 RESERVE_BYTES = 64 << 20
 """A directory store's disk keeps this much free: a full disk hurts the job more than a missed checkpoint."""
@@ -123,7 +124,14 @@ class _Run:
         place = workplace.make(dict(os.environ))
         diary = EventLog(settings.run_dir / FILE_NAME)
         keep = Keep(settings.keep_last)
-        vault = Vault(lineage, writer, lambda: beginning.acquire_late(lineage), keep, shell.post, self._note)
+        vault = Vault(
+            lineage,
+            writer,
+            lambda: beginning.acquire_late(lineage, parts.state.fits),
+            keep,
+            shell.post,
+            self._note,
+        )
         self.lingers = lambda: vault.busy
         parts = self._parts(shell, vault, place, diary)
         run = RunInfo(RunState.RUNNING, None, self.command, self.started, None, dict(settings.labels))
@@ -134,6 +142,7 @@ class _Run:
         pressure.watch(lambda: shell.enqueue(shell.relieve), stop)
         parts.channel.start()
         try:
+            self._find_state(parts, vault, lineage if writer else None, fresh=isinstance(plan, Fresh))
             vault.start(run, fresh=isinstance(plan, Fresh))
             finish = shell.run(parts, plan)
             parts.effects.finish(
@@ -141,7 +150,7 @@ class _Run:
                 hand_over=lambda: parts.hooks.hand_over(shell.incarnation),
             )
             ended = replace(run, state=finish.state, exit=finish.exit, ended=time.time())
-            vault.close(ended)
+            parts.state.close(stored=vault.close(ended, lambda: parts.state.end(lineage)))
             beginning.mark(finished=finish.state is RunState.FINISHED)
         finally:
             stop.set()
@@ -155,6 +164,15 @@ class _Run:
             shutil.rmtree(settings.run_dir / "tmp", ignore_errors=True)
             shutil.rmtree(settings.run_dir / "channel", ignore_errors=True)
         return finish.exit.code
+
+    def _find_state(self, parts: Parts, vault: Vault, lineage: Lineage | None, *, fresh: bool) -> None:
+        """Have the job's state there before the job; the lineage is left as it was if that fails."""
+        vault.hold()
+        try:
+            parts.state.begin(lineage, fresh=fresh)
+        except BaseException:
+            vault.give_back()
+            raise
 
     def _note(self, text: str) -> None:
         self.speaker.error(text)
@@ -218,6 +236,7 @@ class _Run:
             self._note,
             diary.emit,
         )
+        state = JobState(settings.run_dir / "state", copies, self._note)
         tools = Tools(
             self.criu,
             self.reader,
@@ -237,6 +256,7 @@ class _Run:
                 cuda_standby(self.hooks, settings.environment, settings.cwd, self.helper),
             ),
             effects,
+            state,
         )
         checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
         folders = Folders(
@@ -266,6 +286,7 @@ class _Run:
             )
 
         effects.attach(channel)
+        state.attach(channel)
         restorer = Restorer(tools, folders, fetch, shell.open_capsule, vault.go_on_from)
         return Parts(
             job,
@@ -281,6 +302,7 @@ class _Run:
             channel,
             tools.hooks,
             effects,
+            state,
             calls,
         )
 

@@ -22,6 +22,10 @@ STATE_BYTES = 1 << 30
 """All entries together, each with `ENTRY_BYTES` for itself."""
 ENTRY_BYTES = 256
 """What an entry counts besides its key and value: about what remembering it costs."""
+PART = 90 * 1024
+"""Bytes of the state that go with one datagram."""
+NAMES = 64 * 1024
+"""Bytes of keys, as JSON, that go with one."""
 
 PUT, DELETE, DELETE_PREFIX = 1, 2, 3
 OPERATION = struct.Struct("<BHI")
@@ -55,14 +59,15 @@ def checked_value(key: Any, value: Any) -> Bytes:
         raise UsageError(
             f"the value of {key!r:.80} is {type(value).__name__}, not bytes", "encode it first, as JSON say"
         )
+    data: Bytes = value
     if isinstance(value, memoryview) and not (value.contiguous and value.itemsize == 1):
-        value = value.tobytes()
-    if len(value) > VALUE_BYTES:
+        data = value.tobytes()
+    if len(data) > VALUE_BYTES:
         raise UsageError(
-            f"the value of {key!r:.80} has {len(value)} bytes; a value has at most {VALUE_BYTES}",
+            f"the value of {key!r:.80} has {len(data)} bytes; a value has at most {VALUE_BYTES}",
             "keep large data in files, and their names here",
         )
-    return value
+    return data
 
 
 def full(room: int = STATE_BYTES) -> UsageError:

@@ -8,6 +8,7 @@ import threading
 
 from ckptrun.job import _channel, _errors
 from ckptrun.job._errors import JobError, UnavailableError
+from ckptrun.job._state_batch import NAMES, PART
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
     from ckptrun.job._state_batch import Bytes
 
-PART = 90 * 1024
-"""Bytes of the state that go with one datagram."""
-NAMES = 64 * 1024
-"""Bytes of keys, as JSON, that go with one request."""
 TRIES = 100
 """How often a value is read anew that is replaced meanwhile, or sent anew that ckptrun has lost."""
 

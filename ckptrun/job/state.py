@@ -92,9 +92,10 @@ def keys(
         reverse: the last ones first.
         limit: at most so many.
     """
-    for text, what in ((prefix, "prefix"), (after, "key"), (before, "key")):
+    checked_text(prefix, "prefix")
+    for text in (after, before):
         if text is not None:
-            checked_text(text, what)
+            checked_text(text, "key")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise UsageError(f"limit={limit!r} is no number of keys")
     found = _state_calls.keys if _channel.under_ckptrun() else MEMORY.keys

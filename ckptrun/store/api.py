@@ -112,6 +112,7 @@ class Head:
         suspect: packs of checkpoints found corrupt: new checkpoints never refer to them.
         commit: random name of this very write.
         warnings: what had to be worked around to read it; sentences for the user, never stored.
+        state: the job's state as a run left it after its newest checkpoint; None: the newest checkpoint has it.
     """
 
     epoch: int
@@ -124,6 +125,7 @@ class Head:
     suspect: tuple[str, ...] = ()
     commit: str = ""
     warnings: tuple[str, ...] = ()
+    state: CheckpointRecord | None = None
 
     @property
     def live(self) -> tuple[CheckpointRecord, ...]:

@@ -26,6 +26,7 @@ def encode(head: Head) -> bytes:
         "checkpoints": [record_to_json(record) for record in head.checkpoints],
         "tombstones": [[t.pack, t.since] for t in head.tombstones],
         "suspect": list(head.suspect),
+        "state": None if head.state is None else record_to_json(head.state),
     }
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -39,7 +40,7 @@ def decode(data: bytes) -> Head:
     try:
         value = json.loads(data)
         _check_version(value["version"])
-        owner = value["owner"]
+        owner, state = value["owner"], value.get("state")
         return Head(
             int(value["epoch"]),
             int(value["seq"]),
@@ -50,6 +51,7 @@ def decode(data: bytes) -> Head:
             tuple(Tombstone(str(pack), float(since)) for pack, since in value["tombstones"]),
             tuple(str(pack) for pack in value["suspect"]),
             str(value["commit"]),
+            state=None if state is None else record_from_json(state),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"HEAD does not parse: {error!r}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import CorruptError
@@ -21,21 +22,29 @@ log = logging.getLogger("ckptrun.store")
 
 
 def build_index(lineage: Lineage, head: Head) -> ChunkIndex:
-    """Return the chunks of the newest readable checkpoint: what it refers to need not be stored again.
+    """Return the chunks of the newest readable checkpoint, and of the state: they need not be stored again.
 
     Raises:
         StoreUnreachableError: the store does not answer.
     """
+    index = ChunkIndex()
     for record in head.checkpoints:
-        index = ChunkIndex()
         try:
             _learn(index, lineage.load(record))
         except CorruptError as error:
             log.warning("checkpoint %s is not built upon: %s", record.id, error)
-            continue
+            index = ChunkIndex()
+        else:
+            break
+    if head.state is not None:
+        try:
+            _learn(index, lineage.load(head.state))
+        except CorruptError as error:
+            log.warning("the state %s is not built upon: %s", head.state.id, error)
+            return build_index(lineage, replace(head, state=None))
+    if index.sizes:
         _distrust_damaged(index, lineage)
-        return index
-    return ChunkIndex()
+    return index
 
 
 def packs_of(lineage: Lineage, record: CheckpointRecord) -> frozenset[str] | None:

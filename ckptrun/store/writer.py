@@ -24,7 +24,7 @@ from ckptrun.store.packing import Packer, PackNames
 from ckptrun.store.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ckptrun.core.model import Snapshot, Source
     from ckptrun.core.retention import Keep
@@ -127,6 +127,7 @@ class Writer:
     def commit(self, prepared: Prepared, *, keep: Keep) -> CheckpointRecord:
         """Make a checkpoint count, and apply retention.
 
+        A state that was kept before goes: the checkpoint has the job's own.
         A pack the checkpoint refers to may have become a tombstone since `put`, when an earlier checkpoint was
         dropped: then what lies in it is stored anew first.
 
@@ -134,11 +135,23 @@ class Writer:
             FencedError: another writer has taken over.
             StoreError: it is not known to count.
         """
+        return self._commit(prepared, lambda head, record: self._committed(head, record, keep))
+
+    def keep_state(self, prepared: Prepared) -> CheckpointRecord:
+        """Make a state count that was stored like a checkpoint, without images; raises as `commit`."""
+        return self._commit(prepared, self._with_state)
+
+    def _commit(
+        self, prepared: Prepared, change: Callable[[Head, CheckpointRecord], Head]
+    ) -> CheckpointRecord:
         while True:
-            self._learn_packs(self._queue.head().checkpoints)
+            self._learn_packs(_referring(self._queue.head()))
             self._packs[prepared.record.id] = prepared.packs
             record = replace(prepared.record, committed=self._clock())
-            if self._queue.change(lambda head, p=prepared, r=record: self._committed(head, p, r, keep)):  # type: ignore[misc]
+            packs = prepared.packs
+            if self._queue.change(
+                lambda head, p=packs, r=record: change(head, r) if p.isdisjoint(_unusable(head)) else None  # type: ignore[misc]
+            ):
                 return record
             stale = prepared.manifest
             prepared = self.put(
@@ -191,7 +204,7 @@ class Writer:
         """
         ids = frozenset(record_ids)
         head = self._queue.head()
-        self._learn_packs(head.checkpoints)
+        self._learn_packs(_referring(head))
         gone = [record for record in head.checkpoints if record.id in ids]
         if not gone:
             return
@@ -221,14 +234,14 @@ class Writer:
     def _renewed(self, head: Head) -> Head:
         return replace(head, lease_until_hint=self._clock() + lease.LEASE_SECONDS)
 
-    def _committed(self, head: Head, prepared: Prepared, record: CheckpointRecord, keep: Keep) -> Head | None:
-        """Return HEAD with a checkpoint; None if a pack of it is on its way out."""
-        if not prepared.packs.isdisjoint(_unusable(head)):
-            return None
+    def _committed(self, head: Head, record: CheckpointRecord, keep: Keep) -> Head:
+        """Return HEAD with a checkpoint, and with none of those that expire."""
         others = (other for other in head.checkpoints if other.id != record.id)
         records = tuple(sorted((record, *others), key=lambda r: -r.seq))
-        head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq))
-        return self._dropped(head, {old.id for old in expired(records, keep)}, distrust=False)
+        older = (head.state,) if head.state and head.state.seq < record.seq else ()
+        state = None if older else head.state
+        head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq), state=state)
+        return self._dropped(head, {old.id for old in expired(records, keep)}, older, distrust=False)
 
     def _gone_back(self, head: Head, record_id: str) -> Head | None:
         """Return HEAD as it is once the job is put back to a checkpoint; None if it stays as it is."""
@@ -240,10 +253,26 @@ class Writer:
         changed = _aside(self._renewed(head), (*others, *newer))
         return None if set(changed.run.set_aside) == set(head.run.set_aside) else changed
 
-    def _dropped(self, head: Head, ids: Iterable[str], *, distrust: bool) -> Head:
-        """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones."""
-        dropped = [record for record in head.checkpoints if record.id in ids]
-        kept = tuple(record for record in head.checkpoints if record.id not in ids)
+    def _with_state(self, head: Head, record: CheckpointRecord) -> Head:
+        """Return HEAD with a state, instead of the one that it has."""
+        old = (head.state,) if head.state else ()
+        head = replace(self._renewed(head), seq=max(head.seq, record.seq), state=record)
+        return self._dropped(head, (), old, distrust=False)
+
+    def _dropped(
+        self, head: Head, ids: Collection[str], gone: Iterable[CheckpointRecord] = (), *, distrust: bool
+    ) -> Head:
+        """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones.
+
+        Args:
+            head: as it is.
+            ids: of the checkpoints to drop.
+            gone: what is not in HEAD any more already.
+            distrust: whether their packs are suspect.
+        """
+        dropped = [*gone, *(record for record in head.checkpoints if record.id in ids)]
+        head = replace(head, checkpoints=tuple(r for r in head.checkpoints if r.id not in ids))
+        kept = _referring(head)
         going = _union(self._packs.get(record.id) for record in dropped)
         suspect = {*head.suspect, *(going if distrust else ())}
         unused: frozenset[str] = frozenset()
@@ -254,11 +283,9 @@ class Writer:
         known = {tombstone.pack for tombstone in head.tombstones}
         now = self._clock()
         new = tuple(Tombstone(pack, now) for pack in sorted(unused - known))
-        gone = {record.id for record in dropped}
-        head = _aside(head, (one for one in head.run.set_aside if one not in gone))
-        return replace(
-            head, checkpoints=kept, tombstones=(*head.tombstones, *new), suspect=tuple(sorted(suspect))
-        )
+        ids = {record.id for record in dropped}
+        head = _aside(head, (one for one in head.run.set_aside if one not in ids))
+        return replace(head, tombstones=(*head.tombstones, *new), suspect=tuple(sorted(suspect)))
 
     def _known(self, head: Head) -> ChunkIndex:
         if self._index is None:
@@ -284,6 +311,11 @@ def interrupted(run: RunInfo) -> RunInfo:
 
 def _aside(head: Head, record_ids: Iterable[str]) -> Head:
     return replace(head, run=replace(head.run, set_aside=tuple(dict.fromkeys(record_ids))))
+
+
+def _referring(head: Head) -> tuple[CheckpointRecord, ...]:
+    """Return what refers to packs: the checkpoints, and the state."""
+    return (*head.checkpoints, head.state) if head.state else head.checkpoints
 
 
 def _unusable(head: Head) -> set[str]:

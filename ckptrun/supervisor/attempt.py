@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptrun.appstate.mark import Frozen as StateThen
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.events import JOB_ENDED
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
@@ -54,6 +55,7 @@ class _Moment:
     boottime: int
     wall: float
     affinity: Mapping[str, Sequence[int]]
+    state: StateThen
 
 
 class Reins:
@@ -213,7 +215,8 @@ class Attempt:
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
         if incarnation.dead():
             raise DumpError(JOB_ENDED)  # /proc told less of it than CRIU has saved
-        self._moment = _Moment(position, files, monotonic, boottime, time.time(), affinity.noted(pids))
+        state = tools.state.freeze() if tools.state else StateThen()
+        self._moment = _Moment(position, files, monotonic, boottime, time.time(), affinity.noted(pids), state)
         if self._command.hold:
             self._report(slot, images, time.monotonic() - self._started)
             self._order.reins.wait(self._hold_seconds())
@@ -258,6 +261,7 @@ class Attempt:
             moment.affinity,
             tools.channel.facts(),
             self._command.trigger.value,
+            state=moment.state.mark.to_json(),
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(
@@ -265,7 +269,7 @@ class Attempt:
             self._command.trigger,
             moment.wall,
             tools.reader.streams(images),
-            (*capture.contents, helper_content),
+            (*capture.contents, helper_content, *moment.state.contents),
             facts.to_json(),
             self._command.metrics,
         )

@@ -108,6 +108,7 @@ class Channel:
         self._note = note
         self._handlers: dict[str, Handler] = {}
         self._notices: set[str] = set()
+        self._repeatable: set[str] = set()
         self._lines: Callable[[int, dict[str, str]], None] = lambda _number, _lines: None
         self._went_live: Callable[[int], None] = lambda _number: None
         self._memory: dict[str, tuple[Callable[[], Json], Callable[[Json], None]]] = {}
@@ -129,17 +130,20 @@ class Channel:
         self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._thread = threading.Thread(target=self._serve, name="channel", daemon=True)
 
-    def register(self, do: str, handler: Handler, *, answers: bool = True) -> None:
+    def register(self, do: str, handler: Handler, *, answers: bool = True, repeatable: bool = False) -> None:
         """Have requests called `do` handled; before `start`.
 
         Args:
             do: their name.
             handler: takes them.
             answers: it answers each of them once; else they are notices, which it must take however fast they come.
+            repeatable: one that is sent again may be handled again: its reply is not kept.
         """
         self._handlers[do] = handler
         if not answers:
             self._notices.add(do)
+        if repeatable:
+            self._repeatable.add(do)
 
     def on_lines(self, take: Callable[[int, dict[str, str]], None]) -> None:
         """Have the lines of ``sd_notify`` taken, with the incarnation, in the channel's thread; before `start`."""
@@ -317,7 +321,7 @@ class Channel:
         elif not known:
 
             def answer(reply: dict[str, Any]) -> None:
-                self._answer(token, identity, name, number, reply)
+                self._answer(token, identity, name, number, reply, keep=do not in self._repeatable)
 
             self._pass_on(Asked(do, fields, who.pid, number, answer, (who.uid, who.gid)))
 
@@ -357,13 +361,16 @@ class Channel:
         else:
             asked.fail("usage", f"this ckptrun knows no request {asked.do!r}", "it may be of another version")
 
-    def _answer(self, token: object, identity: str, name: str, number: int, reply: dict[str, Any]) -> None:
+    def _answer(
+        self, token: object, identity: str, name: str, number: int, reply: dict[str, Any], *, keep: bool
+    ) -> None:
         data = self._reply_bytes(identity, number, reply)
         with self._lock:
             if self._open.get(identity) is not token:
                 return  # of an incarnation that has ended, or answered already
             del self._open[identity]
-            self._done[identity] = (name, data)
+            if keep:
+                self._done[identity] = (name, data)
             while len(self._done) > KEPT_REPLIES:
                 self._done.popitem(last=False)
         self._send(name, data)

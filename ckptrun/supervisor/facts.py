@@ -39,6 +39,7 @@ class Facts:
         channel: what the job was told and has promised; see `Channel.facts`.
         trigger: why it was taken; empty in older checkpoints.
         hooks: by hook, the data it wants back; see `ckptrun.hooking`.
+        state: which state of the job's is among the contents; see `ckptrun.appstate.mark`.
     """
 
     position: Position
@@ -55,6 +56,7 @@ class Facts:
     channel: Mapping[str, Json] = field(default_factory=dict)
     trigger: str = ""
     hooks: Mapping[str, dict[str, Json]] = field(default_factory=dict)
+    state: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -74,6 +76,7 @@ class Facts:
             "channel": dict(self.channel),
             "trigger": self.trigger,
             "hooks": dict(self.hooks),
+            "state": dict(self.state),
         }
 
     @classmethod
@@ -104,6 +107,7 @@ class Facts:
                 value.get("channel", {}),
                 value.get("trigger", ""),
                 value.get("hooks", {}),
+                value.get("state", {}),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error

@@ -154,6 +154,8 @@ class Restorer:
         self._hooks.open(lambda: incarnation.condemned)
         if incarnation.condemned:  # while hooks ran: files and effects stay as they are
             raise RestoreError("the run is over")
+        if tools.state:
+            tools.state.restoring(command.incarnation, command.checkpoint, facts.state, images.files)
         self._going_on(command.checkpoint)
         if tools.effects:
             tools.effects.restoring(command.incarnation, facts.channel)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.checkpointing import Checkpointer
     from ckptrun.supervisor.hooks import RunsHooks
     from ckptrun.supervisor.jobcalls import JobCalls
+    from ckptrun.supervisor.jobstate import JobState
     from ckptrun.supervisor.ledger import Effects
     from ckptrun.supervisor.restoring import Restorer
     from ckptrun.supervisor.staged import LocalCopies
@@ -67,6 +68,7 @@ class Parts:
     channel: Channel
     hooks: RunsHooks
     effects: Effects
+    state: JobState
     calls: JobCalls
 
 
@@ -175,6 +177,7 @@ class Shell:
         self.state, commands = step(self.state, event)
         self._parts.channel.observe(event)
         self._parts.effects.observe(event)
+        self._parts.state.observe(event)
         if isinstance(event, e.JobStarted | e.RestoreSucceeded):
             self._warm_up()
         for command in commands:
@@ -266,6 +269,7 @@ class Shell:
     def _start_fresh(self, number: int) -> None:
         incarnation = self._new_incarnation(number)
         self._parts.effects.fresh(number)
+        self._parts.state.fresh(number)
         try:
             incarnation.open(self._parts.helper)
             incarnation.start_fresh()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptrun.journal import Journal
     from ckptrun.supervisor.binaries import Binaries
     from ckptrun.supervisor.channel import Channel
+    from ckptrun.supervisor.jobstate import JobState
     from ckptrun.supervisor.ledger import Effects
     from ckptrun.supervisor.machine import Machine
     from ckptrun.supervisor.network import Network
@@ -49,6 +50,7 @@ class Tools:
     channel: Channel
     hooks: RunsHooks = field(default_factory=RunsHooks)
     effects: Effects | None = None
+    state: JobState | None = None
     alone: threading.Lock = field(default_factory=threading.Lock)
     """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
 

@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.events import CommitFailed, Committed, Fenced
-from ckptrun.errors import CkptrunError, FencedError, StoreUnreachableError
+from ckptrun.errors import CkptrunError, FencedError, StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from ckptrun.core.events import Event
-    from ckptrun.core.model import CheckpointRecord, Source
+    from ckptrun.core.model import CheckpointRecord, Snapshot, Source
     from ckptrun.store.repository import Keep, Lineage, RunInfo, StoredCheckpoint, Writer
     from ckptrun.supervisor.staged import Staged
 
@@ -69,13 +69,22 @@ class Vault:
         self._branches: deque[Callable[[Writer], None]] = deque()
         self._branching = threading.Lock()
 
+    def hold(self) -> None:
+        """Keep the lease alive from now on."""
+        self._renewal.start()
+
     def start(self, run: RunInfo, *, fresh: bool) -> None:
-        """Record that the run has begun, anew or from a checkpoint, and keep the lease alive from now on."""
+        """Record that the run has begun, anew or from a checkpoint."""
         self._run = run
         if self._writer:
             self._writer.set_run(run, fresh=fresh)
             self._submit(self._learn)
-        self._renewal.start()
+
+    def give_back(self) -> None:
+        """Leave the lineage as it was: the run does not begin. StoreError."""
+        self._stop.set()
+        if self._writer:
+            self._writer.release()
 
     @property
     def epoch(self) -> int:
@@ -128,18 +137,27 @@ class Vault:
         """
         self._branch(lambda writer: writer.go_on_from(checkpoint)).join(BRANCH_SECONDS)
 
-    def close(self, run: RunInfo) -> None:
-        """Record how the run ended and give the lease back; says so when that fails. An upload is not waited for."""
+    def close(self, run: RunInfo, state: Callable[[], Snapshot | None] = lambda: None) -> bool:
+        """Record how the run ended and give the lease back; says so when that fails. An upload is given up.
+
+        Args:
+            run: the record.
+            state: returns the job's state if it is to be stored; called in another thread.
+
+        Returns:
+            Whether the state is in the store.
+        """
         self._stop.set()
         self._uploads.shutdown(wait=False, cancel_futures=True)
         if self._writer is None:
-            return
-        failures: list[str] = ["the store does not answer"]
-        closing = threading.Thread(target=self._close, args=(self._writer, run, failures), daemon=True)
+            return state() is None
+        writer = self._writer
+        closing = _Closing(writer, run, state, lambda: self._record_branches(writer))
         closing.start()
-        closing.join(CLOSE_SECONDS)
-        if failures:
-            self._note(f"the end of this run could not be recorded: {failures[-1]}")
+        closing.wait()
+        for problem in closing.problems:
+            self._note(problem)
+        return closing.stored
 
     @property
     def busy(self) -> bool:
@@ -171,15 +189,6 @@ class Vault:
                 self._branches[0](writer)
                 self._branches.popleft()
 
-    def _close(self, writer: Writer, run: RunInfo, failures: list[str]) -> None:
-        try:
-            self._record_branches(writer)
-            writer.close(run)
-        except CkptrunError as error:
-            failures.append(str(error))
-        else:
-            failures.clear()
-
     def _submit(self, work: Callable[[], None]) -> None:
         self._submitted = [future for future in self._submitted if not future.done()]
         self._submitted.append(self._uploads.submit(work))
@@ -194,7 +203,10 @@ class Vault:
             )
             self._record_branches(writer)
             prepared = writer.put(
-                staged.snapshot, frozen_seconds=staged.frozen_seconds, inexact=staged.inexact
+                staged.snapshot,
+                frozen_seconds=staged.frozen_seconds,
+                inexact=staged.inexact,
+                progress=self._go_on,
             )
             record = writer.commit(prepared, keep=self._keep)
             left = {record.id for record in self._lineage.checkpoints()}
@@ -208,6 +220,11 @@ class Vault:
             now = time.monotonic()
             expired, kept = tuple(sorted(before - left)), tuple(sorted(left))
             self._post(Committed(now, checkpoint, record.seq, now - started, expired, kept))
+
+    def _go_on(self, _done: int, _total: int) -> None:
+        """Give an upload up that the end of the run does not wait for: the job's state may have to be stored."""
+        if self._stop.is_set():
+            raise StoreError("the run is over")
 
     def _connected(self) -> Writer:
         if self._writer is None:
@@ -235,6 +252,59 @@ class Vault:
                 if self._out_of_reach:
                     self._note("the store can be reached again")
                 self._out_of_reach = False
+
+
+class _Closing(threading.Thread):
+    """The end of a run: the job's state, what is still to be recorded, and how it ended."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        run: RunInfo,
+        state: Callable[[], Snapshot | None],
+        rest: Callable[[], None],
+    ) -> None:
+        super().__init__(name="close", daemon=True)
+        self.stored = False
+        self.problems = ["the end of this run could not be recorded: the store does not answer"]
+        self._writer = writer
+        self._record = run
+        self._state = state
+        self._rest = rest
+        self._moved = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for its end, or until nothing has moved for `CLOSE_SECONDS`."""
+        while self.is_alive() and (left := self._moved + CLOSE_SECONDS - time.monotonic()) > 0:
+            self.join(left)
+
+    def run(self) -> None:
+        """Store and record."""
+        problems = []
+        try:
+            self._store()
+        except Exception as error:  # noqa: BLE001 - the run is recorded all the same
+            problems.append(f"the job's state could not be stored: {_reason(error)}")
+        try:
+            self._rest()
+            self._writer.close(self._record)
+        except Exception as error:  # noqa: BLE001 - the run is over, whatever the store says
+            problems.append(f"the end of this run could not be recorded: {_reason(error)}")
+        self.problems = problems
+
+    def _store(self) -> None:
+        snapshot = self._state()
+        if snapshot is not None:
+            self._writer.set_run(self._record)  # whatever becomes of the state
+            self._writer.keep_state(self._writer.put(snapshot, frozen_seconds=0.0, progress=self._progress))
+        self.stored = True
+
+    def _progress(self, _done: int, _total: int) -> None:
+        self._moved = time.monotonic()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, CkptrunError) else repr(error)
 
 
 def ended(run: RunInfo, **changes: object) -> RunInfo:

@@ -1,4 +1,4 @@
-"""What the calls of the SDK cost the job: heartbeats, requests, critical sections, the import."""
+"""What the calls of the SDK cost the job: heartbeats, requests, critical sections, the state, the import."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def measure(bench: Bench) -> list[Figure]:
         spread("heartbeat, one that is sent", "us", micro["beat"]),
         spread("request and reply", "us", micro["request"], "through the supervisor's loop"),
         spread("critical section, empty", "us", micro["section"], "two requests"),
+        spread("state.put of 1 KiB", "us", micro["state 1 KiB"], "one request, no fsync"),
+        spread("state.put of 1 MiB", "us", micro["state 1 MiB"], "in parts of 90 KiB"),
         at_most(
             "import ckptrun.job",
             "ms",

@@ -9,25 +9,24 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.meeting import Meeting, meet
 
 from ckptrun import job
-from ckptrun.core.events import Begin, Candidate, Committed, JobStarted, Resume
+from ckptrun.core.events import Begin, Candidate, Committed, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._critical import around_critical
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
-from ckptrun.supervisor.channel import KEPT_EARLY_BYTES, OPEN_REQUESTS, OPEN_UNANSWERED, Asked, Channel
-from ckptrun.supervisor.rendezvous import Rendezvous, job_environment
-from ckptrun.supervisor.statepage import StatePage
+from ckptrun.supervisor.channel import KEPT_EARLY_BYTES, OPEN_REQUESTS, OPEN_UNANSWERED, Asked
+from ckptrun.supervisor.rendezvous import job_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 FOREIGNER = """
 import os, socket, sys, time
@@ -43,53 +42,10 @@ print("sent", flush=True)
 """Sends a message once it has another parent."""
 
 
-class Meeting:
-    """A supervisor's end in a folder of its own, and the SDK pointed at it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.place = Rendezvous(folder / "c", None, inside=f"{folder}/c")
-        self.place.make()
-        self.notes: list[str] = []
-        self.page = StatePage(self.place.page, "run-a", "train", self.notes.append)
-        self.channel = Channel(self.place, self.page, self.notes.append)
-        self.asked: list[Asked] = []
-        self.arrived = threading.Condition()
-        self.socket = f"{folder}/c/notify/socket"
-
-    def take(self, asked: Asked) -> None:
-        with self.arrived:
-            self.asked.append(asked)
-            self.arrived.notify_all()
-
-    def start(self, **handlers: Callable[[Asked], None]) -> None:
-        for name, handler in handlers.items():
-            self.channel.register(name, handler)
-        self.channel.start()
-        self.channel.begin(1, "", {"TODAY": "yes", "BYTES": "\udcff"})
-        self.channel.opened(os.getpid())
-        self.live(1)
-
-    def live(self, number: int) -> None:
-        self.channel.observe(JobStarted(0.0, number))
-
-    def wait(self, count: int) -> list[Asked]:
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.asked) >= count, 30)
-            return list(self.asked)
-
-
 @pytest.fixture
 def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
-    with tempfile.TemporaryDirectory(prefix="meet-", dir="/tmp") as name:
-        found = Meeting(Path(name))
-        monkeypatch.setenv("NOTIFY_SOCKET", found.socket)
-        monkeypatch.setattr(_channel, "SOCKET", found.socket)
-        monkeypatch.setattr(_channel, "REPLIES", found.place.senders)
-        monkeypatch.setattr(_page, "READER", _page.Reader(str(found.place.page)))
-        monkeypatch.setattr("ckptrun.job._calls.ENVIRONMENT", f"{name}/c/state/environment.json")
+    with meet(monkeypatch) as found:
         yield found
-        found.channel.close()
-        found.page.close()
 
 
 def echo(asked: Asked) -> None:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from ckptrun.job import UsageError, state
 from ckptrun.job._state_batch import ENTRY_BYTES
 from ckptrun.job._state_memory import MEMORY, Memory

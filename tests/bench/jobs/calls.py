@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from ckptrun import job
-from ckptrun.job import _channel
+from ckptrun.job import _channel, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,10 @@ def main() -> None:
     job.on_restore(lambda: None)
     section()
     beat = _channel.encoded("heartbeat", {"within": 60.0, "slack": 1.0})
+    small, large = b"x" * 1024, os.urandom(1 << 20)
     samples = {
+        "state 1 KiB": timed(count, lambda: state.put("small", small)),
+        "state 1 MiB": timed(max(count // 10, 3), lambda: state.put("large", large)),
         "beat": timed(count, lambda: _channel.post(beat), 0.001),
         "loop": timed(count, lambda: job.heartbeat(within=60), 0.001),
         "request": timed(count, lambda: _channel.request("critical", action="leave", section="none")),
