@@ -20,7 +20,7 @@ from ckptrun.hooking import options, runner
 from ckptrun.hooking.contract import ORDER, TIMEOUT_SECONDS, Hook, Phase, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from ckptrun.hooking.options import Common
     from ckptrun.hooking.spec import Spec
@@ -136,6 +136,7 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
         raise ConfigurationError(
             f"{spec.where}: it takes no messages", hint="leave out messages=, or write a hook that takes them"
         )
+    _check_messages(phases, spec, common)
     require = {Phase(name): tuple(words) for name, words in about.get("require", {}).items()}
     policy = {Phase(name): Policy(word) for name, word in about.get("policy", {}).items()}
     return Hook(
@@ -182,6 +183,7 @@ def _directory(folder: Path, spec: Spec, common: Common) -> Iterator[Hook]:
         for path in sorted(place.iterdir()):
             if not path.name.startswith(".") and (not common.phases or phase in common.phases):
                 programs.setdefault(path.name, {})[phase] = _executable(path, spec.where)
+    _check_messages(set().union(*programs.values()), spec, common)
     for name in sorted(programs):
         yield _plain(name, programs[name], spec, common, source=str(folder))
 
@@ -208,6 +210,14 @@ def _plain(
         require=dict.fromkeys(programs, common.require) if common.require else {},
         messages=common.messages and Phase.POST_COMMIT in programs,
     )
+
+
+def _check_messages(phases: Container[Phase], spec: Spec, common: Common) -> None:
+    if common.messages and Phase.POST_COMMIT not in phases:
+        raise ConfigurationError(
+            f"{spec.where}: messages are handed over in {Phase.POST_COMMIT}, in which it does nothing",
+            hint=f"have it do something in {Phase.POST_COMMIT}, or leave out messages=",
+        )
 
 
 def _refuse_python(spec: Spec, common: Common) -> None:

@@ -318,10 +318,13 @@ def test_a_ledger_out_of_reach_is_said_and_the_message_comes_again(
         ("./h?messages=perhaps", "messages=perhaps is neither yes nor no"),
         ("./h?messages=yes&phases=on-exit", "handed over in post-commit, which is not among its phases"),
         ("redis?messages=yes&url=redis://x&keys=a", "it takes no messages"),
+        ("command?messages=yes&on-exit=true", "handed over in post-commit, in which it does nothing"),
+        ("./h.d?messages=yes", "handed over in post-commit, in which it does nothing"),
     ],
 )
 def test_who_cannot_take_messages_is_refused_at_the_start(tmp_path: Path, spec: str, why: str):
     script(tmp_path / "h", "")
+    script(tmp_path / "h.d" / "on-exit" / "h", "")
     with pytest.raises(ConfigurationError, match=why):
         Parts(tmp_path, spec)
 
