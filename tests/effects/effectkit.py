@@ -15,6 +15,7 @@ from ckptrun.effects.settling import carry_out, settle
 from ckptrun.errors import CkptrunError, FencedError, LedgerUnavailableError
 from ckptrun.job import _channel
 from ckptrun.job._errors import failure
+from ckptrun.supervisor.messages import Messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ckptrun.effects.model import Entry, Head, Mark
     from ckptrun.effects.plan import Step
     from ckptrun.effects.settling import Settled
+    from ckptrun.hooking.contract import Message
 
 
 class Crash(BaseException):
@@ -80,9 +82,20 @@ class Supervisor:
         self.work = work
         self.book = Book(TickingLedger(ledger, self.clock), epoch, *((now,) if now else ()))
         self.desk = Desk(self.book, "train", lambda: "", self._undo)
+        self.messages = Messages("train", lambda: self.book, lambda work: work, lambda *_a, **_k: None)
 
     def settle(self, upto: Mark | None) -> Settled:
         return settle(self.book, upto, self._work)
+
+    def hand_over(self, upto: Mark | None, hook: Callable[[Message], None]) -> None:
+        """Hand what waits to a hook that takes it, two at a time."""
+        self.messages.cover(upto)
+        while batch := self.messages.take((), 2, 1 << 20):
+            self.clock.tick()
+            for message in batch:
+                hook(message)
+            self.clock.tick()
+            self.messages.released([message.key for message in batch], "hook")
 
     def request(self, do: str, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
         """Stand in for the channel's, in the job."""

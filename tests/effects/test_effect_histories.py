@@ -5,7 +5,7 @@ once with a probe: what the surviving history did is in the world exactly once, 
 compensable: what the surviving history did is in the world, what it did not do is not, and nothing twice;
 deferred: what it queued is sent, in order, more than once only after a crash over the sending, and nothing else; but
 for a machine that dies after the job has ended and before that was recorded: the job's end has been sent by then, and
-another history may follow.
+another history may follow. Messages without a sender likewise, by a hook, which is given one by the same id always.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ckptrun.job import effects
 
 if TYPE_CHECKING:
     from ckptrun.effects.model import Entry
+    from ckptrun.hooking.contract import Message
 
 
 @dataclasses.dataclass
@@ -35,8 +36,11 @@ class World:
     charged: list[str] = dataclasses.field(default_factory=list)
     seats: set[str] = dataclasses.field(default_factory=set)
     mails: list[str] = dataclasses.field(default_factory=list)
+    posted: list[str] = dataclasses.field(default_factory=list)
+    """Messages that a hook has taken."""
+    ids: dict[str, str] = dataclasses.field(default_factory=dict)
     doubly: set[str] = dataclasses.field(default_factory=set)
-    """Mails over whose sending a machine died."""
+    """Mails and messages over whose sending a machine died."""
 
     def take(self, seat: str) -> None:
         assert seat not in self.seats, f"{seat} was taken twice"
@@ -125,6 +129,7 @@ class Machine:
         self.ended.update(memory.did)
         self.ends += 1
         supervisor.settle(None)
+        supervisor.hand_over(None, self.post)
         supervisor.book.close()
         return memory
 
@@ -132,6 +137,7 @@ class Machine:
         if self.staged:
             self.checkpoints.append(self.staged.pop(0))
             supervisor.settle(self.checkpoints[-1][0])
+            supervisor.hand_over(self.checkpoints[-1][0], self.post)
 
     def do(self, step: Step, memory: Memory) -> None:
         key, tick = f"{step.kind}-{step.number}", self.clock.tick
@@ -151,9 +157,18 @@ class Machine:
             assert found == key
         elif step.kind == "compensable":
             assert effects.compensable(key, lambda: happen(self.world.take), release) == key
-        else:
+        elif step.kind == "deferred":
             effects.deferred(key, {"n": step.number}, mail)
+        else:
+            effects.deferred(key, {"n": step.number})
         memory.did.append(key)
+
+    def post(self, message: Message) -> None:
+        """Stand in for a hook."""
+        if self.clock.last in {self.clock.ticks + 1, self.clock.ticks + 2}:
+            self.world.doubly.add(message.key)
+        assert self.world.ids.setdefault(message.key, message.id) == message.id
+        self.world.posted.append(message.key)
 
     def work(self, entry: Entry) -> str:
         """Stand in for a worker: it honours the key of an undo; a mail that was sent is sent."""
@@ -168,7 +183,7 @@ class Machine:
 
 steps = st.builds(
     Step,
-    st.sampled_from(["once", "compensable", "deferred", "dump", "commit"]),
+    st.sampled_from(["once", "compensable", "deferred", "message", "dump", "commit"]),
     st.integers(0, 3),
     st.integers(0, 15),
 )
@@ -187,10 +202,11 @@ def test_the_world_ends_as_the_surviving_history_left_it(program: list[Step], de
     assert len(world.charged) == len(set(world.charged))
     assert {key for key in did if key.startswith("once")} <= set(world.charged)
     assert world.seats == {key for key in did if key.startswith("compensable")}
-    queued = list(dict.fromkeys(key for key in did if key.startswith("deferred")))
-    sent = list(dict.fromkeys(world.mails))
-    assert set(queued) <= set(sent) <= machine.ended
-    if machine.ends == 1:
-        assert sent == queued
-    repeated = {key for key in world.mails if world.mails.count(key) > 1}
-    assert repeated <= world.doubly
+    for kind, sendings in (("deferred", world.mails), ("message", world.posted)):
+        queued = list(dict.fromkeys(key for key in did if key.startswith(kind)))
+        sent = list(dict.fromkeys(sendings))
+        assert set(queued) <= set(sent) <= machine.ended
+        if machine.ends == 1:
+            assert sent == queued
+        repeated = {key for key in sendings if sendings.count(key) > 1}
+        assert repeated <= world.doubly
