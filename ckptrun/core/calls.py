@@ -37,7 +37,7 @@ def rollback(turn: Turn, event: RollbackRequested) -> None:
     if turn.state.incarnation.condemned:
         _refuse(turn, event, "the job is being killed already")
     elif newest is None:
-        _refuse(turn, event, "there is no checkpoint to go back to yet")
+        _refuse(turn, event, "there is no checkpoint to go back to yet (checkpoint() takes one)")
     elif turn.state.config.restart is RestartPolicy.NEVER:
         _refuse(turn, event, "--restart never lets nothing be restored")
     else:

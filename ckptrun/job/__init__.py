@@ -27,6 +27,7 @@ from ckptrun.job._errors import (
     UnavailableError,
     UsageError,
 )
+from ckptrun.job._loop import guard, steps
 from ckptrun.job._safepoint import on_checkpoint, on_restore, safe_point
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "checkpoint",
     "critical",
     "environment",
+    "guard",
     "heartbeat",
     "incarnation",
     "lineage",
@@ -49,5 +51,6 @@ __all__ = [
     "restores",
     "rollback",
     "safe_point",
+    "steps",
     "under_ckptrun",
 ]

@@ -12,11 +12,15 @@ from ckptrun.job._errors import RefusedError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 ENVIRONMENT = _page.HOME + "/state/environment.json"
 BEAT_SECONDS = 1.0
 """Heartbeats closer together than this, or than a tenth of ``within``, are not sent."""
+WITHDRAWN = 1e9
+"""Seconds of a promise that takes the one before back: some thirty years."""
+ROOM_SECONDS = 5.0
+"""How long a full queue of ckptrun's keeps a promise from being taken back."""
 
 _encoded: tuple[tuple[float | None, float], bytes] = ((None, 0.0), b"")
 _beaten = (0.0, 0.0, 0)
@@ -73,22 +77,48 @@ def heartbeat(within: float | None = None) -> None:
         within: seconds in which the next heartbeat comes. From the first one that says so, a job that keeps silent
             for longer, while it is not frozen, hangs: it is killed and restored. None leaves that as it is.
     """
-    if within is not None and not (within > 0 and math.isfinite(within)):
-        raise UsageError(f"heartbeat(within={within!r}) is not a time in seconds")
+    check_within(within)
     _beat(within)
     _safepoint.safe_point()
 
 
-def _beat(within: float | None) -> None:
-    """Send a heartbeat, unless one was sent just now."""
+def check_within(within: float | None) -> None:
+    """Raise UsageError if a promise is no time."""
+    if within is not None and not (within > 0 and math.isfinite(within)):
+        raise UsageError(f"within={within!r} is not a time in seconds")
+
+
+def promised() -> float:
+    """Return the seconds in which this process has promised its next heartbeat; 0 if it has not."""
+    _, promise, by = _beaten
+    return promise if by == os.getpid() else 0.0
+
+
+def promise_again(within: float) -> None:
+    """Go back to what `promised` has returned.
+
+    It waits for room in ckptrun's queue, as no heartbeat does: if this one were lost, a job that no longer beats
+    would be taken for one that hangs.
+    """
+    until = time.monotonic() + ROOM_SECONDS
+    while not _beat(within or WITHDRAWN) and time.monotonic() < until:
+        time.sleep(_channel.CROWDED_PAUSE)
+
+
+def _beat(within: float | None) -> bool:
+    """Send a heartbeat, unless one was sent just now; return False if there was no room for it."""
     global _beaten  # noqa: PLW0603 - one clock for each process
     now, pid = time.monotonic(), os.getpid()
     sent, promised, by = _beaten
     promise = promised if within is None else within
     slack = min(promise / 10, BEAT_SECONDS) if promise else BEAT_SECONDS
     due = by != pid or promise != promised or now - sent >= slack
-    if due and _channel.under_ckptrun() and _channel.post(_datagram(within, slack)):
-        _beaten = (now, promise, pid)
+    if not due or not _channel.under_ckptrun():
+        return True
+    if not _channel.post(_datagram(within, slack)):
+        return False
+    _beaten = (now, promise, pid)
+    return True
 
 
 def _keep_promise() -> None:
@@ -120,15 +150,20 @@ def report(**metrics: float) -> None:
     """
     figures: dict[str, float] = {}
     for name, value in metrics.items():
-        try:
-            figures[name] = float(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"report({name}=…): {value!r} is not a number") from None
+        figures[name] = number("report", name, value)
         if not math.isfinite(figures[name]):
             raise UsageError(f"report({name}=…): {value!r} is not a finite number")
     if figures:
         _channel.notice("report", metrics=figures)
     _safepoint.safe_point()
+
+
+def number(call: str, name: str, value: Any) -> float:
+    """Return the number that a call was given by a name. Raises UsageError."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{call}({name}=…): {value!r} is not a number") from None
 
 
 def environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ from ckptrun.core.config import Config
 from ckptrun.core.invariants import validate_state
 from ckptrun.core.machine import step
 from ckptrun.core.state import initial
+from ckptrun.job import _calls as job_calls
 from ckptrun.supervisor import shell as shells
 from ckptrun.supervisor.channel import Asked, Channel
 from ckptrun.supervisor.jobcalls import JobCalls
@@ -166,3 +167,15 @@ def test_a_loop_that_was_held_up_itself_takes_no_heartbeat_for_lost(monkeypatch:
     shell._take_one()
     assert [type(event) for event in told] == [e.Beat, e.StagingReady]
     assert shell.state.incarnation.condemned == ""
+
+
+def test_a_promise_that_is_taken_back_is_one_that_nobody_waits_for_and_no_restore_renews(office: Office):
+    office.hears("heartbeat", within=5.0, slack=0.5)
+    office.hears("heartbeat", within=job_calls.WITHDRAWN, slack=1.0)
+    *_, beat = office.work()
+    assert isinstance(beat, e.Beat)
+    assert beat.within is not None
+    assert beat.within > 365 * 86400
+    remembered = office.channel.facts()["within"]
+    office.calls._promised(remembered)
+    assert office.calls._within is None

@@ -20,8 +20,8 @@ FOLDER = Path(ckptrun.__file__).parent
 SOURCES = [FOLDER / "__init__.py", *sorted((FOLDER / "job").rglob("*.py"))]
 OLDEST = (3, 8)
 ADAPTERS = FOLDER / "job" / "adapters"
-OF_LIBRARIES = {"langgraph": ("langchain_core",)}
-"""What comes with a library that is adapted."""
+OF_LIBRARIES = {"huggingface": ("transformers",), "langgraph": ("langchain_core",)}
+"""What comes with a library that is adapted, or has another name."""
 
 ALONE = """
 import os, sys
@@ -45,6 +45,10 @@ job.safe_point()
 assert calls == []
 assert (job.incarnation(), job.restores(), job.lineage()) == (0, 0, None)
 assert job.environment() == dict(os.environ)
+job.guard(loss=float("nan"), error=0.5)
+loop = job.steps([5, 6], within=3, checkpoint_every=1)
+assert len(loop) == 2 and list(loop) == [5, 6] == list(loop)
+assert list(job.steps(iter("ab"))) == ["a", "b"]
 try:
     job.rollback("loss is nan")
 except job.NotUnderCkptrunError as error:
