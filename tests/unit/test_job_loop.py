@@ -15,6 +15,7 @@ import pytest
 
 from ckptrun import job
 from ckptrun.job import _calls, _channel
+from ckptrun.job.adapters._training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,3 +183,50 @@ def test_a_value_that_is_not_finite_is_rolled_back_for_one_reason_whatever_it_is
 def test_what_is_no_number_is_not_guarded():
     with pytest.raises(job.UsageError, match=r"guard\(loss"):
         job.guard(loss="much")  # type: ignore[arg-type]
+
+
+def test_only_the_first_process_of_a_machine_beats_and_reports_and_each_guards_its_own_loss(
+    listener: Listener,
+):
+    class Loss(float):
+        def detach(self) -> float:
+            return float(self)
+
+    listener.refusal = {"kind": "refused", "error": "no checkpoint"}
+    second = Training(5, guard=True, checkpoint_every=1)
+    second.begin(first=False)
+    second.step()
+    second.report({"loss": 1.0})
+    second.remember(Loss("nan"))
+    with pytest.raises(job.RefusedError):
+        second.check()
+    second.end()
+    assert [said["do"] for said in listener.heard()] == ["rollback"]
+
+
+def test_of_what_a_framework_logs_the_finite_numbers_are_reported(listener: Listener):
+    training = Training(None, guard=False, checkpoint_every=None)
+    training.report({"loss": 2.0})
+    training.begin(first=True)
+    training.report({"loss": 0.5, "step": 3, "norm": math.inf, "name": "7", "shape": (1, 2), "none": None})
+    training.end()
+    training.report({"loss": 3.0})
+    reported = [said["metrics"] for said in listener.heard() if said["do"] == "report"]
+    assert reported == [{"loss": 0.5, "step": 3.0}]
+
+
+@pytest.mark.parametrize("what", ["epoch", "evaluation"])
+def test_a_training_takes_its_checkpoints_after_what_it_was_told(listener: Listener, what: str):
+    training = Training(None, guard=False, checkpoint_every=what)
+    training.begin(first=True)
+    for done in ("evaluation", "epoch", "evaluation", "epoch"):
+        training.step()
+        training.done(done)
+    training.end()
+    assert listener.heard().count(CHECKPOINT) == 2
+
+
+@pytest.mark.parametrize("wrong", ["never", 0, True, 1.5])
+def test_a_training_refuses_what_it_has_not(wrong: Any):
+    with pytest.raises(job.UsageError, match="checkpoint_every"):
+        Training(None, guard=False, checkpoint_every=wrong)
