@@ -5,6 +5,9 @@ What is due says `ckptrun.effects.plan`. One thread, started with the first; par
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import queue
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
 END_TRIES = 3
 """At the job's end, what fails is tried so often, a second and more apart."""
-END_NAMED = 10
-"""Of what is not settled at the end, so many are named."""
+NAMED = 10
+"""Of what is not settled at once, so many are named to the user."""
 
 
 class Settlement:
@@ -56,6 +59,7 @@ class Settlement:
         self._note = note
         self._record = record
         self._alone = threading.Lock()
+        self._urgent: queue.SimpleQueue[Step] = queue.SimpleQueue()
         self._hand = Hand("undos and senders")
 
     def commit(self, mark: Mark) -> None:
@@ -63,15 +67,20 @@ class Settlement:
         self._hand.do(self._quietly(lambda: self._settle(mark)))
 
     def undo(self, step: Step) -> None:
-        """Undo what the job waits for; does not wait."""
+        """Undo what the job waits for, before all else that waits; does not wait for it."""
+        self._urgent.put(step)
+        self._hand.do(self._serve_urgent)
 
-        def work() -> None:
-            with Workers(self._surroundings) as workers:
-                error = carry_out(self._ready(), step, workers.run, asked=True)
-            if error is not None:
-                self._record("effect-failed" if error else "effect-undone", key=step.entry.key, reason=error)
+    def _serve_urgent(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._quietly(functools.partial(self._undo, self._urgent.get_nowait()))()
 
-        self._hand.do(self._quietly(work))
+    def _undo(self, step: Step) -> None:
+        with Workers(self._surroundings) as workers:
+            error = carry_out(self._ready(), step, workers.run, asked=True)
+        if error is not None:
+            self._record("effect-failed" if error else "effect-undone", key=step.entry.key, reason=error)
 
     def finish(self, messages: Messages, hand_over: Callable[[], None] | None) -> None:
         """Settle everything, the job having ended well; say what could not be done.
@@ -86,7 +95,7 @@ class Settlement:
             try:
                 failed = self._settle(None).failed
                 if hand_over and messages.waiting():
-                    hand_over()
+                    self._quietly(hand_over)()
                 waiting = messages.waiting()
             except CkptrunError as error:
                 failed = {"the ledger": str(error)}
@@ -94,10 +103,7 @@ class Settlement:
                 break
             if left > 1:
                 time.sleep(END_TRIES - left + 1.0)
-        for key, why in list(failed.items())[:END_NAMED]:
-            self._note(f"at the end of the job, effect {key!r} is not settled: {why}")
-        if len(failed) > END_NAMED:
-            self._note(f"… nor are {len(failed) - END_NAMED} more: see 'ckptrun effects'")
+        self._name(failed, "at the end of the job, effect {!r} is not settled: {}")
         if waiting:
             why = waiting[0].error or "no hook takes messages: --hook 'NAME?messages=yes'"
             count = "1 message waits" if len(waiting) == 1 else f"{len(waiting)} messages wait"
@@ -112,10 +118,20 @@ class Settlement:
             key = step.entry.key
             if not error:
                 self._record("effect-undone" if step.action is Action.UNDO else "effect-sent", key=key)
-                return
-            self._record("effect-failed", key=key, reason=error)
-            if upto is not None:
-                self._note(f"effect {key!r} could not be settled, the next checkpoint tries again: {error}")
+            else:
+                self._record("effect-failed", key=key, reason=error)
+            if upto is not None:  # at the end no job waits
+                self._serve_urgent()
 
         with self._alone, Workers(self._surroundings) as workers:
-            return settle(self._ready(), upto, workers.run, told)
+            result = settle(self._ready(), upto, workers.run, told)
+        if upto is not None:
+            self._name(result.failed, "effect {!r} could not be settled, the next checkpoint tries again: {}")
+        return result
+
+    def _name(self, failed: dict[str, str], sentence: str) -> None:
+        """Say of the first few effects that failed why they did."""
+        for key, why in list(failed.items())[:NAMED]:
+            self._note(sentence.format(key, why))
+        if len(failed) > NAMED:
+            self._note(f"… and {len(failed) - NAMED} more effects: see 'ckptrun events'")
