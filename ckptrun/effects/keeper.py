@@ -77,7 +77,7 @@ class Keeper:
             closed=self._head.closed if closed is None else closed,
         )
         try:
-            self._ledger.write(head, entries)
+            self._ledger.write(head, entries, self._written)
         except LedgerUnavailableError:
             self._doubtful.update(one.token for one in entries if one.state is State.STARTED)
             raise

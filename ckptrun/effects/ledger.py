@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from ckptrun.errors import MissingFeatureError, UsageError
+from ckptrun.errors import FencedError, LedgerLostError, MissingFeatureError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,15 +53,37 @@ class Ledger(Protocol):
     def loose(self) -> list[Entry]:
         """Return the entries about which something is still to be done, ascending by seq."""
 
-    def write(self, head: Head, entries: Sequence[Entry]) -> None:
+    def write(self, head: Head, entries: Sequence[Entry], known: int = 0) -> None:
         """Store the head and the entries in one transaction, durably; all or nothing.
+
+        Args:
+            head: the new one.
+            entries: new ones, or new states of some.
+            known: the newest seq that the ledger has acknowledged.
 
         Raises:
             FencedError: the ledger was claimed by another since `head` was.
+            LedgerLostError: it does not have what it has acknowledged.
         """
 
     def close(self) -> None:
         """Let go of it."""
+
+
+def refusal(name: str, stored: Head, head: Head) -> FencedError | LedgerLostError:
+    """Return why a ledger did not take a write.
+
+    Args:
+        name: of the ledger, for people.
+        stored: the head that it has.
+        head: the one that was to be written.
+    """
+    if stored.term > head.term:
+        return FencedError(f"the ledger {name} was claimed by another run of this lineage")
+    return LedgerLostError(
+        f"the ledger {name} has lost what it had acknowledged to this run: it was put back, emptied or replaced",
+        hint="put the newest one back; or stop this run and run the same command again, which says what is missing",
+    )
 
 
 def check_url(url: str) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from ckptrun.effects.ledger import PATIENCE_SECONDS, without_password
+from ckptrun.effects.ledger import PATIENCE_SECONDS, refusal, without_password
 from ckptrun.effects.model import Claim, Entry, Head
-from ckptrun.errors import FencedError, LedgerUnavailableError
+from ckptrun.errors import FencedError, LedgerLostError, LedgerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,17 +105,16 @@ class PostgresLedger:
         """See `Ledger.loose`."""
         return self._entries("loose")
 
-    def write(self, head: Head, entries: Sequence[Entry]) -> None:
+    def write(self, head: Head, entries: Sequence[Entry], known: int = 0) -> None:
         """See `Ledger.write`."""
         with self._transaction() as connection:
             done = connection.execute(
-                "UPDATE ckptrun_effects_head SET seq = %s, life = %s, closed = %s WHERE lineage = %s AND term = %s",
-                (head.seq, head.life, head.closed, self._lineage, head.term),
+                "UPDATE ckptrun_effects_head SET seq = %s, life = %s, closed = %s "
+                "WHERE lineage = %s AND term = %s AND seq >= %s",
+                (head.seq, head.life, head.closed, self._lineage, head.term, known),
             )
             if done.rowcount != 1:
-                raise FencedError(
-                    f"the ledger {without_password(self._url)} was claimed by another run of this lineage"
-                )
+                raise refusal(without_password(self._url), self._head(connection), head)
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO ckptrun_effects VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (lineage, life, key) "
@@ -160,7 +159,7 @@ class PostgresLedger:
                 f"the effect ledger {without_password(self._url)} cannot be used: {' '.join(str(error).split())}",
                 hint="see that the server can be reached from here with this URL",
             ) from error
-        except FencedError:
+        except (FencedError, LedgerLostError):
             raise
         except BaseException:
             self.close()

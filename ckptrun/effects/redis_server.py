@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from ckptrun.effects.ledger import PATIENCE_SECONDS, without_password
+from ckptrun.effects.ledger import PATIENCE_SECONDS, refusal, without_password
 from ckptrun.effects.model import Claim, Entry, Head
 from ckptrun.errors import FencedError, LedgerUnavailableError
 
@@ -26,8 +26,9 @@ return {redis.call('HINCRBY', KEYS[1], 'term', 1), 0}
 """
 _WRITE = """
 if redis.call('HGET', KEYS[1], 'term') ~= ARGV[1] then return 0 end
+if tonumber(redis.call('HGET', KEYS[1], 'seq') or '0') < tonumber(ARGV[5]) then return 0 end
 redis.call('HSET', KEYS[1], 'seq', ARGV[2], 'life', ARGV[3], 'closed', ARGV[4])
-for at = 5, #ARGV, 4 do
+for at = 6, #ARGV, 4 do
   local name, seq, loose, entry = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   redis.call('HSET', KEYS[2], name, entry)
   redis.call('ZADD', KEYS[3], seq, name)
@@ -130,17 +131,15 @@ class RedisLedger:
             names: Any = self._client.zrange(self._keys[3], 0, -1)
         return self._read(names)
 
-    def write(self, head: Head, entries: Sequence[Entry]) -> None:
+    def write(self, head: Head, entries: Sequence[Entry], known: int = 0) -> None:
         """See `Ledger.write`."""
-        args: list[object] = [head.term, head.seq, head.life, int(head.closed)]
+        args: list[object] = [head.term, head.seq, head.life, int(head.closed), known]
         for one in entries:
             args += [_name(one.life, one.key), one.seq, int(one.loose), json.dumps(one.to_json())]
         with self._translated():
             done = self._writing(keys=self._keys, args=args)  # type: ignore[arg-type]
         if done != 1:
-            raise FencedError(
-                f"the ledger {without_password(self._url)} was claimed by another run of this lineage"
-            )
+            raise refusal(without_password(self._url), self.head(), head)
 
     def close(self) -> None:
         """See `Ledger.close`."""

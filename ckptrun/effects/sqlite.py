@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptrun.effects.ledger import PATIENCE_SECONDS
+from ckptrun.effects.ledger import PATIENCE_SECONDS, refusal
 from ckptrun.effects.model import Claim, Entry, Head
 from ckptrun.errors import FencedError, LedgerUnavailableError
 
@@ -90,15 +90,15 @@ class SqliteLedger:
         """See `Ledger.loose`."""
         return self._entries("loose")
 
-    def write(self, head: Head, entries: Sequence[Entry]) -> None:
+    def write(self, head: Head, entries: Sequence[Entry], known: int = 0) -> None:
         """See `Ledger.write`."""
         with self._writing() as connection:
             done = connection.execute(
-                "UPDATE head SET seq = ?, life = ?, closed = ? WHERE lineage = ? AND term = ?",
-                (head.seq, head.life, head.closed, self._lineage, head.term),
+                "UPDATE head SET seq = ?, life = ?, closed = ? WHERE lineage = ? AND term = ? AND seq >= ?",
+                (head.seq, head.life, head.closed, self._lineage, head.term, known),
             )
             if done.rowcount != 1:
-                raise FencedError(f"the ledger {self._path} was claimed by another run of this lineage")
+                raise refusal(str(self._path), self._head(connection), head)
             connection.executemany(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)",
                 [

@@ -60,9 +60,9 @@ class TickingLedger:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    def write(self, head: Head, entries: Sequence[Entry]) -> None:
+    def write(self, head: Head, entries: Sequence[Entry], known: int = 0) -> None:
         self._clock.tick()
-        self._ledger.write(head, entries)
+        self._ledger.write(head, entries, known)
         self._clock.tick()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ckptrun.effects.ledger import check_url, open_ledger, without_password
 from ckptrun.effects.model import Entry, Head, Kind, State
-from ckptrun.errors import FencedError, LedgerUnavailableError, UsageError
+from ckptrun.errors import FencedError, LedgerLostError, LedgerUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +91,26 @@ def test_whoever_was_taken_over_is_fenced_and_writes_nothing(place: Place):
     assert new.since(0) == [entry("a", 1)]
     new.write(dataclasses.replace(after, seq=2), [entry("b", 2)])
     assert new.head().seq == 2
+
+
+def test_a_ledger_that_has_forgotten_what_it_acknowledged_takes_nothing_more(place: Place):
+    ledger = place.open()
+    head = dataclasses.replace(ledger.claim(1, "c"), seq=5, life=1)
+    ledger.write(head, [entry("a", 5)])
+    backup = dataclasses.replace(head, seq=3)
+    place.open().write(backup, [])  # as a server does that is put back, or fails over to one that lags behind
+    with pytest.raises(LedgerLostError, match="lost what it had acknowledged"):
+        ledger.write(dataclasses.replace(head, seq=6), [entry("b", 6)], known=5)
+    assert ledger.get(1, "b") is None
+    ledger.write(dataclasses.replace(head, seq=6), [entry("b", 6)], known=3)
+
+
+def test_a_ledger_that_was_emptied_is_not_said_to_be_anothers(place: Place):
+    ledger = place.open()
+    head = ledger.claim(1, "c")
+    other = place.open(place.lineage + "-emptied")
+    with pytest.raises(LedgerLostError, match="emptied"):
+        other.write(head, [entry("a", 1)])
 
 
 def test_a_server_that_is_down_is_said_to_be_and_used_again_when_it_is_back(place: Place):
