@@ -43,8 +43,12 @@ class Bracket:
         """Whether something was begun that is not closed yet."""
         return self._counted
 
-    def open(self, given_up: Callable[[], bool] = lambda: False) -> None:
+    def open(self, given_up: Callable[[], bool] = lambda: False, *, holding: bool | None = None) -> None:
         """Run the opening hooks in order, until one of them says no or `given_up` does.
+
+        Args:
+            given_up: asked before each.
+            holding: run those only that hold somebody until they are closed, or only the others; None: all.
 
         Raises:
             HookError: a hook does not want it now, or failed and that aborts it.
@@ -52,11 +56,12 @@ class Bracket:
         phase = self._occasion.phase
         if not self._hooks.wants(phase, self._closing) or given_up():
             return
-        self._hooks.opened(1)
-        self._counted = True
-        self._begun = [hook for hook in self._hooks.hooks if phase not in hook.programs]
+        if not self._counted:
+            self._hooks.opened(1)
+            self._counted = True
+            self._begun = [hook for hook in self._hooks.hooks if phase not in hook.programs]
         for hook in self._hooks.hooks:
-            if phase not in hook.programs or given_up():
+            if phase not in hook.programs or holding not in {None, hook.holds} or given_up():
                 continue
             self._begun.append(hook)
             ran = self._hooks.call(hook, self._occasion, self.data.get(hook.name), staying=self._staying)

@@ -79,6 +79,7 @@ class Hook:
         order: lower ones run earlier.
         messages: it is given the messages that the job has deferred, in post-commit.
         stays: whether the process that opens a checkpoint or a restore stays to close it; see `staying`.
+        holds: whether somebody waits from its opening of a checkpoint to its closing: it begins last.
     """
 
     name: str
@@ -92,11 +93,17 @@ class Hook:
     order: int = ORDER
     messages: bool = False
     stays: bool = False
+    holds: bool = False
 
     def aborts(self, phase: Phase) -> bool:
         """Whether a failure in this phase aborts what is being done."""
         default = Policy.ABORT if phase in ABORTING else Policy.IGNORE
         return self.policy.get(phase, default) is Policy.ABORT
+
+    @property
+    def place(self) -> tuple[bool, int]:
+        """What hooks are sorted by: who holds somebody begins after all others."""
+        return self.holds, self.order
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -69,7 +69,7 @@ class Discovery:
             ConfigurationError: one is not there, cannot be run, or has an option that is wrong.
         """
         found = [hook for spec in specs for hook in self._found(spec)]
-        return tuple(sorted(_named_apart(found), key=lambda hook: hook.order))
+        return tuple(sorted(_named_apart(found), key=lambda hook: hook.place))
 
     def _found(self, spec: Spec) -> Iterator[Hook]:
         common = options.split(spec)
@@ -151,6 +151,7 @@ def described(folder: Path, spec: Spec, common: Common) -> Hook:
         order=about.get("order", ORDER),
         messages=common.messages,
         stays=about.get("stays", False),
+        holds=about.get("holds", False),
     )
 
 

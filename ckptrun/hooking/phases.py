@@ -94,7 +94,7 @@ class Hooks:
 
     def add(self, hook: Hook) -> None:
         """Have one more hook from now on; brackets that are open do without it."""
-        self.hooks = tuple(sorted((*self.hooks, hook), key=lambda one: one.order))
+        self.hooks = tuple(sorted((*self.hooks, hook), key=lambda one: one.place))
 
     def wants(self, *phases: Phase) -> bool:
         """Whether a hook takes part in one of these phases."""

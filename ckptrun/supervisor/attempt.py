@@ -94,6 +94,8 @@ class Order:
         reins: see `Reins`.
         max_freeze: seconds the job may be stopped.
         stored: returns the file contents that the store has.
+        hold: begins the hooks that hold somebody until the thaw; returns where the dump goes: a larger slot, if they
+            have brought more than fits into this one.
         report: told once, of the complete dump, and why it was tried twice, if it was.
         tell: takes sentences for the user about files.
     """
@@ -103,6 +105,7 @@ class Order:
     reins: Reins
     max_freeze: float
     stored: Callable[[], Mapping[str, Source]]
+    hold: Callable[[Slot], Slot]
     report: Callable[[Staged, str], None]
     tell: Callable[[Iterable[str]], None]
 
@@ -138,8 +141,13 @@ class Attempt:
         if self._order.reins.abandoned:  # another incarnation may be running already
             raise DumpError("the checkpoint was given up")
         flags = self._tools.network.dump_flags
+        self._prepare(slot)
+        larger = self._order.hold(slot)
+        if larger is not slot:
+            slot = larger
+            self._prepare(slot)
         try:
-            return self._run(slot, flags)
+            return self._dump(slot, flags)
         except (dumping.BusyError, TornError, BereftError) as error:
             if self.finished or self._order.reins.abandoned:
                 raise
@@ -148,9 +156,11 @@ class Attempt:
             self._again = True
         time.sleep(AGAIN_SECONDS)
         slot.used = 0
-        return self._run(slot, (*flags, SKIP_FLAG))
+        self._prepare(slot)
+        return self._dump(slot, (*flags, SKIP_FLAG))
 
-    def _run(self, slot: Slot, flags: tuple[str, ...]) -> None:
+    def _prepare(self, slot: Slot) -> None:
+        """Do everything that need not wait for the hooks that hold somebody: reading what files have, above all."""
         tools, incarnation = self._tools, self._incarnation
         assert incarnation.helper is not None
         if strays := incarnation.capsule.strays():
@@ -170,6 +180,9 @@ class Attempt:
         tools.machine.know()
         self._mapped = tools.binaries.mapped(pids)
         self._prepared = tools.journal.prepare(pids, slot.put, self._order.stored())
+
+    def _dump(self, slot: Slot, flags: tuple[str, ...]) -> None:
+        tools, incarnation = self._tools, self._incarnation
         wiring = tools.streams.wiring
         assert wiring is not None
         hold = 0.0

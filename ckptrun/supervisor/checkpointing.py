@@ -69,6 +69,19 @@ class Checkpointer:
     def take(self, command: TakeCheckpoint, incarnation: Incarnation) -> None:
         """Take a checkpoint and post how it went."""
         slot: Slot | None = None
+        size = 0
+
+        def hold(_: Slot) -> Slot:
+            """Begin the hooks that hold somebody, and make room for what they have brought into the job's memory."""
+            nonlocal slot
+            hooks.open(lambda: order.reins.abandoned, holding=True)
+            if hooks.bracket.is_open and slot and (more := self._outgrown(size, incarnation)):
+                self._arena.give(slot)
+                slot = None
+                slot = self._slot(more)
+            assert slot
+            return slot
+
         try:
             hooks = self._tools.hooks.checkpoint(command, incarnation)
         except Exception as error:  # noqa: BLE001 - a dump is answered, whatever a hook that is to join lacks
@@ -80,6 +93,7 @@ class Checkpointer:
             self._reins,
             self._max_freeze,
             self._stored,
+            hold,
             functools.partial(self._keep, command, hooks),
             self._problems.tell,
         )
@@ -89,11 +103,7 @@ class Checkpointer:
             slot = self._slot(size)
             if self._tools.hooks.any:
                 self._tools.binaries.look_for_gpus(incarnation.pids())
-            hooks.open(lambda: order.reins.abandoned)
-            if hooks.bracket.is_open and (more := self._outgrown(size, incarnation)):
-                self._arena.give(slot)
-                slot = None
-                slot = self._slot(more)
+            hooks.open(lambda: order.reins.abandoned, holding=False)
             with self._tools.alone:
                 attempt.run(slot)
         except Exception as error:  # noqa: BLE001 - a failed checkpoint never harms the job, whatever failed

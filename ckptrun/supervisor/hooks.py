@@ -155,13 +155,13 @@ class Around:
     checkpoint: Checkpoint
     closing: Phase
 
-    def open(self, given_up: Callable[[], bool]) -> None:
-        """Run the opening hooks.
+    def open(self, given_up: Callable[[], bool], *, holding: bool | None = None) -> None:
+        """Run the opening hooks; see `Bracket.open`.
 
         Raises:
             HookError: one of them says no.
         """
-        self.bracket.open(given_up)
+        self.bracket.open(given_up, holding=holding)
 
     def close(self, error: str | None = None) -> None:
         """Run the closing hooks, with how it went; does nothing the second time.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 from hookkit import AFTER, BEFORE, Parts, script
 
-from ckptrun.errors import ConfigurationError
+from ckptrun.errors import ConfigurationError, HookError
 from ckptrun.hooking import discovery, options
 from ckptrun.hooking.contract import Phase, Policy, Result
 from ckptrun.hooking.spec import gathered, parse
@@ -152,6 +153,39 @@ def test_a_hook_with_a_line_per_phase_takes_part_in_those_only(tmp_path: Path):
     bracket.open()
     bracket.close(AFTER)
     assert run.calls() == []
+
+
+def test_hooks_that_hold_somebody_begin_after_all_others_and_close_before_them(tmp_path: Path):
+    for name, order, holds in (("early", 10, True), ("late", 99, False), ("gpu", 95, True)):
+        place = tmp_path / name
+        place.mkdir()
+        (place / "hook.sh").write_text("#!/bin/sh\n")
+        (place / "hook.sh").chmod(0o755)
+        about = {"phases": ["pre-checkpoint", "post-checkpoint"], "run": "hook.sh", "description": "x"}
+        (place / "hook.json").write_text(json.dumps({**about, "name": name, "order": order, "holds": holds}))
+    run = Parts(tmp_path, "./gpu", "./early", "./late")
+    bracket = run.hooks.bracket(BEFORE)
+    bracket.open(holding=False)
+    assert [name for name, _, _ in run.calls()] == ["late"]
+    bracket.open(holding=True)
+    bracket.close(AFTER)
+    assert [name for name, _, _ in run.calls()] == ["late", "early", "gpu", "gpu", "early", "late"]
+
+
+def test_the_ready_made_hooks_that_hold_somebody_say_so():
+    abouts = [discovery.description(folder) for folder in discovery.ready_made().values()]
+    assert {about["name"] for about in abouts if about.get("holds")} == {"postgres", "redis", "cuda"}
+
+
+def test_a_hook_that_is_vetoed_before_it_could_hold_is_not_begun(tmp_path: Path):
+    script(tmp_path / "no", "answer(outcome='veto')")
+    run = Parts(tmp_path, "./no")
+    run.hooks.add(replace(run["no"], name="gpu", holds=True))
+    bracket = run.hooks.bracket(BEFORE)
+    with pytest.raises(HookError):
+        bracket.open(holding=False)
+    bracket.close(AFTER)
+    assert {name for name, _, _ in run.calls()} == {"no"}
 
 
 def test_a_phase_that_has_no_line_cannot_be_chosen(tmp_path: Path):

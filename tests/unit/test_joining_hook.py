@@ -22,7 +22,9 @@ def test_gpus_are_looked_for_before_hooks_take_them_out_of_the_jobs_hands() -> N
     """What a checkpoint depends on is gathered in the freeze, where a job that the hook cuda has suspended has none."""
     order: list[str] = []
     bracket = SimpleNamespace(is_open=False)
-    around = SimpleNamespace(bracket=bracket, open=lambda _: order.append("hooks"), close=lambda *_: None)
+    around = SimpleNamespace(
+        bracket=bracket, open=lambda *_, **__: order.append("hooks"), close=lambda *_: None
+    )
     tools = SimpleNamespace(
         hooks=SimpleNamespace(checkpoint=lambda *_: around, any=True),
         binaries=SimpleNamespace(look_for_gpus=lambda pids: order.append(f"look at {pids}")),
