@@ -87,6 +87,7 @@ def test_threads_and_processes_of_a_job_keep_their_threads_at_once_and_over_a_re
     run = lab.start(*JOB, "many")
     for name in "abcd":
         run.prints(f"ready {name}")
+    (lab.work / "go").touch()  # now all four are at it
     run.checkpoint()
     run.restored(run.kill_job)
     result = run.finish()

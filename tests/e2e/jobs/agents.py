@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
@@ -21,7 +20,7 @@ from ckptrun import job
 from ckptrun.job import effects
 from ckptrun.job.adapters.langgraph import CkptrunSaver
 
-HOLD = Path("hold")
+HOLD, GO = Path("hold"), Path("go")
 TURNS = 24
 PACE = 0.01
 """Seconds that a node takes."""
@@ -62,7 +61,7 @@ def plan(mind: Mind) -> dict[str, Any]:
 
 
 def fan_out(mind: Mind) -> list[Send]:
-    return [Send("search", {"subject": f"{mind['found']}-{number}"}) for number in range(3)]
+    return [Send("search", {"subject": f"{mind['found']}-{number}"}) for number in range(6)]
 
 
 def search(wanted: Search) -> dict[str, Any]:
@@ -157,6 +156,7 @@ def reconsider(graph: Any) -> None:
 
 def conforming() -> None:
     """Run LangGraph's own tests of checkpointers."""
+    from langgraph.checkpoint.conformance import checkpointer_test, validate  # noqa: PLC0415 - only here
 
     @checkpointer_test(name="CkptrunSaver")
     async def saver() -> Any:
@@ -189,11 +189,13 @@ def thread(name: str) -> dict[str, Any]:
 
 def several(name: str) -> None:
     graph = agent(CkptrunSaver())
-    for turn in range(5):
+    for turn in range(3):
         graph.invoke({"turn": turn, "notes": []}, thread(name))
         graph.invoke(Command(resume=name), thread(name))
-        if turn == 2:
+        if turn == 1:
             say("ready", name)
+            while job.under_ckptrun() and not GO.exists():
+                time.sleep(0.01)
 
 
 def durable() -> None:
