@@ -243,6 +243,10 @@ class Writer:
         head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq), state=state)
         return self._dropped(head, {old.id for old in expired(records, keep)}, older, distrust=False)
 
+    def stands_at(self, record_id: str) -> bool:
+        """Whether `go_on_from` would change nothing, as is known without asking the store. FencedError."""
+        return self._gone_back(self._queue.head(), record_id) is None
+
     def _gone_back(self, head: Head, record_id: str) -> Head | None:
         """Return HEAD as it is once the job is put back to a checkpoint; None if it stays as it is."""
         seq = next((record.seq for record in head.checkpoints if record.id == record_id), None)

@@ -133,8 +133,14 @@ class Vault:
     def go_on_from(self, checkpoint: str) -> None:
         """Have the next run pass over what is newer than a checkpoint: the job is being put back to it.
 
-        Waits until that is recorded, `BRANCH_SECONDS` at most; a store out of reach is told later.
+        Waits until that is recorded, `BRANCH_SECONDS` at most; a store out of reach is told later. Mostly nothing is
+        newer, and nothing to record: a store that hangs then holds no restore up.
         """
+        if self._writer is None:
+            return  # nothing is in the store yet that this run could go on from
+        with contextlib.suppress(FencedError):  # the next renewal says it
+            if not self._branches and self._writer.stands_at(checkpoint):
+                return
         self._branch(lambda writer: writer.go_on_from(checkpoint)).join(BRANCH_SECONDS)
 
     def close(self, run: RunInfo, state: Callable[[], Snapshot | None] = lambda: None) -> bool:

@@ -151,6 +151,16 @@ def test_a_store_out_of_reach_is_told_before_the_next_commit(
     assert ids(lineage.live()) == ["a"]
 
 
+def test_a_store_that_hangs_holds_no_restore_of_the_newest_checkpoint_up(directory: Place):
+    lineage, writer = begun(directory, "a", "b")
+    found = vault(lineage, writer, connected)
+    with writer._queue._lock:  # as while a renewal waits for a store that does not answer
+        found.go_on_from("b")
+        found.go_on_from("in memory only")
+        assert not [thread for thread in threading.enumerate() if thread.name == "branch"]
+    assert ids(lineage.live()) == ["b", "a"]
+
+
 def test_a_run_that_could_not_ask_its_store_sets_aside_what_it_finds_there(directory: Place):
     lineage, writer = begun(directory, "a", "b")
     writer.close(replace(RUNNING, state=RunState.FINISHED, exit=Exit("job", 0), ended=2000.0))
