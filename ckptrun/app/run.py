@@ -287,7 +287,7 @@ class _Run:
 
         effects.attach(channel)
         state.attach(channel)
-        restorer = Restorer(tools, folders, fetch, shell.open_capsule, vault.go_on_from)
+        restorer = Restorer(tools, folders, fetch, shell.open_capsule, vault.branches.go_on_from)
         return Parts(
             job,
             self.helper,

@@ -219,7 +219,7 @@ class Shell:
             case c.MarkBad(checkpoint, reason):
                 parts.vault.mark_bad(checkpoint, reason)
             case c.SetAside(checkpoints):
-                parts.vault.set_aside(checkpoints)
+                parts.vault.branches.set_aside(checkpoints)
             case c.RunHooks():
                 parts.hooks.command(command, self.incarnation)
             case c.WakeAt(when):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.events import CommitFailed, Committed, Fenced
 from ckptrun.errors import CkptrunError, FencedError, StoreError, StoreUnreachableError
+from ckptrun.supervisor.branches import Branches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from ckptrun.core.events import Event
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.staged import Staged
 
 RENEW_SECONDS = 5.0
-BRANCH_SECONDS = 5.0
-"""How long a restore waits for its checkpoint to be recorded as the one that the lineage goes on from."""
 CLOSE_SECONDS = 30.0
 """How long the end of a run waits for a store that does not answer."""
 
@@ -66,8 +64,7 @@ class Vault:
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._out_of_reach = False
         self._run: RunInfo | None = None
-        self._branches: deque[Callable[[Writer], None]] = deque()
-        self._branching = threading.Lock()
+        self.branches = Branches(lambda: self._writer)
 
     def hold(self) -> None:
         """Keep the lease alive from now on."""
@@ -126,23 +123,6 @@ class Vault:
 
         self._submit(work)
 
-    def set_aside(self, checkpoints: Sequence[str]) -> None:
-        """Have the next run pass checkpoints over, in the background; a store out of reach is told later."""
-        self._branch(lambda writer: writer.set_aside(checkpoints))
-
-    def go_on_from(self, checkpoint: str) -> None:
-        """Have the next run pass over what is newer than a checkpoint: the job is being put back to it.
-
-        Waits until that is recorded, `BRANCH_SECONDS` at most; a store out of reach is told later. Mostly nothing is
-        newer, and nothing to record: a store that hangs then holds no restore up.
-        """
-        if self._writer is None:
-            return  # nothing is in the store yet that this run could go on from
-        with contextlib.suppress(FencedError):  # the next renewal says it
-            if not self._branches and self._writer.stands_at(checkpoint):
-                return
-        self._branch(lambda writer: writer.go_on_from(checkpoint)).join(BRANCH_SECONDS)
-
     def close(self, run: RunInfo, state: Callable[[], Snapshot | None] = lambda: None) -> bool:
         """Record how the run ended and give the lease back; says so when that fails. An upload is given up.
 
@@ -158,7 +138,7 @@ class Vault:
         if self._writer is None:
             return state() is None
         writer = self._writer
-        closing = _Closing(writer, run, state, lambda: self._record_branches(writer))
+        closing = _Closing(writer, run, state, lambda: self.branches.record(writer))
         closing.start()
         closing.wait()
         for problem in closing.problems:
@@ -176,25 +156,6 @@ class Vault:
             with contextlib.suppress(CkptrunError):  # the upload will say it
                 self._writer.learn()
 
-    def _branch(self, change: Callable[[Writer], None]) -> threading.Thread:
-        self._branches.append(change)
-
-        def work() -> None:
-            with contextlib.suppress(CkptrunError):  # the next renewal tries again, and says it
-                if self._writer:
-                    self._record_branches(self._writer)
-
-        thread = threading.Thread(target=work, name="branch", daemon=True)
-        thread.start()
-        return thread
-
-    def _record_branches(self, writer: Writer) -> None:
-        """Record, in order, what is still to be recorded of the job's going back. FencedError, StoreError."""
-        with self._branching:
-            while self._branches:
-                self._branches[0](writer)
-                self._branches.popleft()
-
     def _submit(self, work: Callable[[], None]) -> None:
         self._submitted = [future for future in self._submitted if not future.done()]
         self._submitted.append(self._uploads.submit(work))
@@ -207,7 +168,7 @@ class Vault:
             before = (
                 {record.id for record in self._lineage.checkpoints()} if self._lineage.exists() else set()
             )
-            self._record_branches(writer)
+            self.branches.record(writer)
             prepared = writer.put(
                 staged.snapshot,
                 frozen_seconds=staged.frozen_seconds,
@@ -245,7 +206,7 @@ class Vault:
             if self._writer is None:
                 continue
             try:
-                self._record_branches(self._writer)
+                self.branches.record(self._writer)
                 self._writer.renew()
             except FencedError as error:
                 self._post(Fenced(time.monotonic(), str(error)))

@@ -142,8 +142,8 @@ def test_a_store_out_of_reach_is_told_before_the_next_commit(
     for name in ("a", "b", "c"):
         commit(writer, small(name), keep=9)
     store.away = True
-    found.set_aside(["c"])
-    found.go_on_from("a")
+    found.branches.set_aside(["c"])
+    found.branches.go_on_from("a")
     assert store.refused.is_set()
     assert ids(lineage.live()) == ["c", "b", "a"]
     store.away = False
@@ -155,8 +155,8 @@ def test_a_store_that_hangs_holds_no_restore_of_the_newest_checkpoint_up(directo
     lineage, writer = begun(directory, "a", "b")
     found = vault(lineage, writer, connected)
     with writer._queue._lock:  # as while a renewal waits for a store that does not answer
-        found.go_on_from("b")
-        found.go_on_from("in memory only")
+        found.branches.go_on_from("b")
+        found.branches.go_on_from("in memory only")
         assert not [thread for thread in threading.enumerate() if thread.name == "branch"]
     assert ids(lineage.live()) == ["b", "a"]
 
@@ -166,7 +166,7 @@ def test_a_run_that_could_not_ask_its_store_sets_aside_what_it_finds_there(direc
     writer.close(replace(RUNNING, state=RunState.FINISHED, exit=Exit("job", 0), ended=2000.0))
     found = vault(lineage, None, lambda: acquire(lineage))
     found.start(RUNNING, fresh=True)
-    found.set_aside(["mine"])
+    found.branches.set_aside(["mine"])
     found._connected()
     assert lineage.live() == ()
     found.close(RUNNING)
