@@ -43,9 +43,10 @@ from ckptrun.supervisor.jobstate import JobState
 from ckptrun.supervisor.ledger import Effects
 from ckptrun.supervisor.machine import Machine, check_level
 from ckptrun.supervisor.network import Network
+from ckptrun.supervisor.parts import Parts
 from ckptrun.supervisor.rendezvous import Rendezvous
 from ckptrun.supervisor.restoring import Folders, Images, Restorer, make_private_tmp
-from ckptrun.supervisor.shell import Parts, Shell
+from ckptrun.supervisor.shell import Shell
 from ckptrun.supervisor.staged import LocalCopies
 from ckptrun.supervisor.statepage import StatePage
 from ckptrun.supervisor.tools import Tools

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ckptrun.core.state import State
     from ckptrun.settings import RunSettings
-    from ckptrun.supervisor.shell import Parts, Shell
+    from ckptrun.supervisor.parts import Parts
+    from ckptrun.supervisor.shell import Shell
 
 
 def serve(shell: Shell, parts: Parts, settings: RunSettings) -> ControlServer:

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptrun.core import commands as c
@@ -20,28 +19,16 @@ from ckptrun.core.machine import step
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor.console import Console
-from ckptrun.supervisor.incarnation import Incarnation, Job
+from ckptrun.supervisor.incarnation import Incarnation
 from ckptrun.supervisor.sections import Sections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptrun.capsule.helper import Helper
-    from ckptrun.capsule.streams import Streams
     from ckptrun.core.config import Config
     from ckptrun.core.state import State
-    from ckptrun.criu.staging import Arena
-    from ckptrun.supervisor.channel import Channel
-    from ckptrun.supervisor.checkpointing import Checkpointer
-    from ckptrun.supervisor.hooks import RunsHooks
-    from ckptrun.supervisor.jobcalls import JobCalls
-    from ckptrun.supervisor.jobstate import JobState
-    from ckptrun.supervisor.ledger import Effects
-    from ckptrun.supervisor.restoring import Restorer
-    from ckptrun.supervisor.staged import LocalCopies
-    from ckptrun.supervisor.vault import Vault
-    from ckptrun.telemetry.events import EventLog
-    from ckptrun.telemetry.speak import Speaker
+    from ckptrun.supervisor.parts import Parts
 
 KILLED_SECONDS = 10.0
 """What a killed capsule may take to be gone."""
@@ -49,27 +36,6 @@ HELD_UP_SECONDS = 1.0
 """A loop that wakes up so much later than it wanted has been held up."""
 
 Task: TypeAlias = "Callable[[], None]"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the shell drives; made by ``app.run``."""
-
-    job: Job
-    helper: Helper
-    streams: Streams
-    checkpointer: Checkpointer
-    restorer: Restorer
-    copies: LocalCopies
-    vault: Vault
-    arena: Arena
-    diary: EventLog
-    speaker: Speaker
-    channel: Channel
-    hooks: RunsHooks
-    effects: Effects
-    state: JobState
-    calls: JobCalls
 
 
 class Shell:
