@@ -1,4 +1,4 @@
-"""The supervisor's end of the job's channel: takes datagrams, knows their senders, sends replies.
+"""The supervisor's end of the job's channel: takes datagrams, knows their senders, has requests handled.
 
 One thread reads the socket. What a request means is not known here: `Channel.register` names a handler for each.
 docs/design/channel.md is the protocol, ``ckptrun.job._channel`` the other end.
@@ -11,14 +11,14 @@ import json
 import os
 import selectors
 import socket
-import stat
 import struct
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, Resume
+from ckptrun.supervisor.answers import Answers
+from ckptrun.supervisor.asked import Asked as Asked  # noqa: PLC0414 - whoever registers a handler needs it
+from ckptrun.supervisor.asked import Handler
 from ckptrun.supervisor.control_client import socket_address
 from ckptrun.supervisor.senders import Senders
 
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 
 LIMIT = 128 * 1024
 """Bytes of one datagram."""
-OPEN_REQUESTS = 1024
-"""Requests under way at a time."""
-OPEN_UNANSWERED = 64
-"""How many of them may be of senders that cannot be answered; more are dropped, as nobody waits for them."""
-KEPT_REPLIES = 256
-"""Replies kept for requests that are sent again because theirs was lost."""
 CLOSE_SECONDS = 5.0
 KEPT_EARLY, KEPT_EARLY_BYTES = 4096, 4 << 20
 """Datagrams kept that come before the job counts as running, and their bytes; who waits for a reply sends again."""
@@ -55,39 +49,6 @@ class _Credentials(NamedTuple):
     pid: int
     uid: int
     gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, or one notice, of a process of the job's.
-
-    Args:
-        do: its name.
-        fields: all that it says.
-        pid: of its sender, as this process sees it.
-        incarnation: that is alive.
-        answer: takes the reply's fields; see `reply` and `fail`.
-        user: its sender's user and group, as this process sees them.
-    """
-
-    do: str
-    fields: Mapping[str, Any]
-    pid: int
-    incarnation: int
-    answer: Callable[[dict[str, Any]], None]
-    user: tuple[int, int] = (0, 0)
-
-    def reply(self, **fields: Any) -> None:
-        """Answer that it is done; any thread, once. After the incarnation's end nobody hears it."""
-        self.answer({"ok": True, **fields})
-
-    def fail(self, kind: str, error: str, hint: str = "") -> None:
-        """Answer why it is not done; `kind` chooses what the SDK raises (``ckptrun.job._errors.KINDS``)."""
-        self.answer({"ok": False, "kind": kind, "error": error, "hint": hint})
-
-
-Handler: TypeAlias = "Callable[[Asked], None]"
-"""Called in the channel's thread, so it returns soon: what waits for anything goes to another thread."""
 
 
 class Channel:
@@ -113,21 +74,17 @@ class Channel:
         self._went_live: Callable[[int], None] = lambda _number: None
         self._memory: dict[str, tuple[Callable[[], Json], Callable[[Json], None]]] = {}
         self._lock = threading.Lock()
-        self._open: dict[str, object] = {}
-        self._done: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._answers = Answers(place.replies, page.page.run)
         self._early: list[tuple[bytes, _Credentials, Any]] = []
         self._early_bytes = 0
-        self._unanswered: set[object] = set()
         self._incarnation = 0
         self._restores = 0
         self._senders = Senders()
         self._live = False
         self._stop = False
         self._said = False
-        self._folder = -1
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._socket = self._bound()
-        self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._thread = threading.Thread(target=self._serve, name="channel", daemon=True)
 
     def register(self, do: str, handler: Handler, *, answers: bool = True, repeatable: bool = False) -> None:
@@ -169,16 +126,15 @@ class Channel:
         with self._lock:
             self._stop = True
             os.eventfd_write(self._wake, 1)
+        self._answers.stop()
         if self._thread.ident is not None:
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
                 return  # a handler is stuck; the sockets end with this process
         self._senders.begin(0)
         self._socket.close()
-        self._out.close()
+        self._answers.close()
         os.close(self._wake)
-        if self._folder >= 0:
-            os.close(self._folder)
 
     def begin(self, incarnation: int, origin: str, environment: Mapping[str, str]) -> None:
         """Forget the incarnation before this one, of which nothing lives, and tell the next one who it is."""
@@ -187,20 +143,13 @@ class Channel:
         with self._lock:
             self._live, self._incarnation = False, incarnation
             self._senders.begin(0)
-            self._open.clear()
-            self._done.clear()
-            self._unanswered.clear()
             self._early.clear()
             self._early_bytes = 0
             if not origin:
                 self._recall({})
             with contextlib.suppress(OSError):
                 self._place.sweep()
-            if self._folder >= 0:
-                os.close(self._folder)
-            self._folder = os.open(
-                self._place.replies, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            self._answers.begin(incarnation)
             self.page.set(incarnation=incarnation, origin=origin)
 
     def restoring(self, facts: Mapping[str, Any]) -> None:
@@ -307,38 +256,17 @@ class Channel:
             return
         if not isinstance(identity, str) or len(identity) > ID_LIMIT:
             return
-        token = object()
-        with self._lock:
-            number = self._incarnation
-            done, known = self._done.get(identity), identity in self._open
-            full = len(self._open) >= OPEN_REQUESTS
-            if not (done or known or full):
-                self._open[identity] = token
-        if done:
-            self._send(*done)
-        elif full and not known:
-            self._send(name, self._reply_bytes(identity, number, _BUSY))
-        elif not known:
-
-            def answer(reply: dict[str, Any]) -> None:
-                self._answer(token, identity, name, number, reply, keep=do not in self._repeatable)
-
+        if admitted := self._answers.admit(identity, name, keep=do not in self._repeatable):
+            number, answer = admitted
             self._pass_on(Asked(do, fields, who.pid, number, answer, (who.uid, who.gid)))
 
     def _take_unanswered(self, do: str, fields: Mapping[str, Any], who: _Credentials) -> None:
         """Take a notice, or a request of a sender that has no socket in the folder."""
-        token = object()
-        with self._lock:
-            number = self._incarnation
-            if do not in self._notices:
-                if len(self._unanswered) >= OPEN_UNANSWERED:
-                    return
-                self._unanswered.add(token)
-
-        def answered(_reply: dict[str, Any]) -> None:
-            with self._lock:
-                self._unanswered.discard(token)
-
+        notice = (self._incarnation, lambda _reply: None)
+        admitted = notice if do in self._notices else self._answers.admit_unanswered()
+        if admitted is None:
+            return
+        number, answered = admitted
         try:
             if handler := self._handlers.get(do):
                 handler(Asked(do, fields, who.pid, number, answered, (who.uid, who.gid)))
@@ -360,39 +288,6 @@ class Channel:
                 asked.fail("internal", f"internal error: {error!r}")
         else:
             asked.fail("usage", f"this ckptrun knows no request {asked.do!r}", "it may be of another version")
-
-    def _answer(
-        self, token: object, identity: str, name: str, number: int, reply: dict[str, Any], *, keep: bool
-    ) -> None:
-        data = self._reply_bytes(identity, number, reply)
-        with self._lock:
-            if self._open.get(identity) is not token:
-                return  # of an incarnation that has ended, or answered already
-            del self._open[identity]
-            if keep:
-                self._done[identity] = (name, data)
-            while len(self._done) > KEPT_REPLIES:
-                self._done.popitem(last=False)
-        self._send(name, data)
-
-    def _reply_bytes(self, identity: str, number: int, reply: dict[str, Any]) -> bytes:
-        whole = {"v": 1, "id": identity, "run": self.page.page.run, "incarnation": number, **reply}
-        return json.dumps(whole, separators=(",", ":"), default=str).encode()
-
-    def _send(self, name: str, data: bytes) -> None:
-        """Send a reply to a socket in the folder, and to nothing that only leads elsewhere."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._stop:
-                return
-            target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
-            try:
-                if stat.S_ISSOCK(os.fstat(target).st_mode):
-                    self._out.sendto(data, f"/proc/self/fd/{target}")
-            finally:
-                os.close(target)
-
-
-_BUSY = {"ok": False, "kind": "unavailable", "error": "too many requests at once", "hint": ""}
 
 
 def _reply_name(sender: object, within: str) -> str:

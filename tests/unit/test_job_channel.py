@@ -22,7 +22,8 @@ from ckptrun.core.events import Begin, Candidate, Committed, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._critical import around_critical
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError
-from ckptrun.supervisor.channel import KEPT_EARLY_BYTES, OPEN_REQUESTS, OPEN_UNANSWERED, Asked
+from ckptrun.supervisor.answers import OPEN_REQUESTS, OPEN_UNANSWERED
+from ckptrun.supervisor.channel import KEPT_EARLY_BYTES, Asked
 from ckptrun.supervisor.rendezvous import job_environment
 
 if TYPE_CHECKING:
