@@ -1,4 +1,4 @@
-"""Finds out before anything is made whether the command can be started at all."""
+"""Finds out before anything is made whether the command can be started at all, and what is to be said of it."""
 
 from __future__ import annotations
 
@@ -51,3 +51,15 @@ def check_interpreter(script: Path) -> None:
             f"{script} wants the interpreter {words[0]}, which does not exist",
             hint="install it, or correct the script's first line",
         )
+
+
+def notices(settings: RunSettings) -> list[str]:
+    """Return what to tell the user about the job's environment."""
+    notices = []
+    if settings.withheld:
+        names = ", ".join(settings.withheld)
+        notices.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
+    if settings.uncapped:
+        names = ", ".join(settings.uncapped)
+        notices.append(f"{names}: set already, so --portable-cpu leaves them as they are")
+    return notices

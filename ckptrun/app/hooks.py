@@ -15,11 +15,12 @@ from ckptrun.hooking.phases import Hooks
 from ckptrun.supervisor.hooks import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from ckptrun.capsule.helper import Helper
-    from ckptrun.settings import HookSettings
+    from ckptrun.hooking.messages import Mailbag
+    from ckptrun.settings import HookSettings, RunSettings
 
 
 CUDA = "cuda"
@@ -47,6 +48,24 @@ def find_hooks(
     if settings.folder:
         specs.insert(0, Spec(str(settings.folder), {}, str(settings.folder)))
     return Discovery(settings.where or cwd, cwd, environment, launcher(helper)).hooks(specs)
+
+
+def run_hooks(
+    hooks: Sequence[Hook],
+    settings: RunSettings,
+    helper: Helper,
+    epoch: Callable[[], int],
+    tell: Callable[[str], None],
+    record: Callable[..., None],
+    mailbag: Mailbag,
+) -> Hooks:
+    """Return what runs a run's hooks; see `Hooks`."""
+    around = Surroundings(
+        settings.name, secrets.token_hex(8), settings.command, str(settings.cwd), settings.environment
+    )
+    return Hooks(
+        tuple(hooks), around, launcher(helper), epoch=epoch, tell=tell, record=record, mailbag=mailbag
+    )
 
 
 def cuda_standby(

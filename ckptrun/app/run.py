@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptrun.app import places
 from ckptrun.app.beginning import Beginning
-from ckptrun.app.command import check_command
+from ckptrun.app.command import check_command, notices
 from ckptrun.app.effects import check_ledger, wanted_ledger
-from ckptrun.app.hooks import cuda_standby, find_hooks, launcher
+from ckptrun.app.hooks import cuda_standby, find_hooks, run_hooks
 from ckptrun.app.identity import command_facts
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
@@ -26,16 +27,12 @@ from ckptrun.criu import provision
 from ckptrun.criu.available import automatic_limit, available_memory
 from ckptrun.criu.images import ImageReader
 from ckptrun.criu.staging import Arena
-from ckptrun.errors import ConfigurationError
-from ckptrun.hooking.contract import Surroundings
-from ckptrun.hooking.phases import Hooks
 from ckptrun.journal import Journal
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import control, pressure, privilege, rendezvous, requests, signals, workplace
 from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
-from ckptrun.supervisor.facts import Facts
 from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.jobcalls import JobCalls
@@ -52,7 +49,6 @@ from ckptrun.supervisor.statepage import StatePage
 from ckptrun.supervisor.tools import Tools
 from ckptrun.supervisor.vault import Vault
 from ckptrun.supervisor.watching import watcher
-from ckptrun.supervisor.workplace import PROBE_BYTES
 from ckptrun.telemetry.events import FILE_NAME, EventLog
 from ckptrun.telemetry.speak import Speaker, say_logs
 
@@ -61,12 +57,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Capsule
-    from ckptrun.hooking.messages import Mailbag
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import Lineage, Writer
-
-RESERVE_BYTES = 64 << 20
-"""A directory store's disk keeps this much free: a full disk hurts the job more than a missed checkpoint."""
 
 
 def run(settings: RunSettings) -> int:
@@ -101,7 +93,7 @@ class _Run:
         self.command = command_facts(settings.command, settings.cwd)
         check_ledger(settings)
         self.hooks = find_hooks(settings.hooks, settings.environment, settings.cwd, self.helper)
-        _make_own(settings.run_dir)
+        places.make_own(settings.run_dir)
         self.started = time.time()
         self.finished: bool | None = None
         self.lingers: Callable[[], bool] = lambda: False
@@ -118,7 +110,7 @@ class _Run:
             if writer:
                 writer.release()
             raise
-        for note in (*notes, *_notices(settings)):
+        for note in (*notes, *notices(settings)):
             self.speaker.say(note)
         self.finished = _ended_well(writer)
         shell = Shell(self._config(), grace=settings.grace, forward_usr1=settings.forward_usr1)
@@ -253,13 +245,22 @@ class _Run:
             self._note,
             channel,
             RunsHooks(
-                self._hooks(vault, diary, effects.messages),
+                run_hooks(
+                    self.hooks,
+                    settings,
+                    self.helper,
+                    lambda: vault.epoch,
+                    self._note,
+                    diary.emit,
+                    effects.messages,
+                ),
                 cuda_standby(self.hooks, settings.environment, settings.cwd, self.helper),
             ),
             effects,
             state,
         )
-        checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, self._room, vault.contents)
+        room = functools.partial(places.lacking_room, settings.store_directory)
+        checkpointer = Checkpointer(tools, arena, copies, settings.max_freeze, room, vault.contents)
         folders = Folders(
             settings.run_dir / "aside",
             settings.state_dir / "helpers",
@@ -268,23 +269,9 @@ class _Run:
         )
 
         def fetch(checkpoint: str, local: bool) -> Images:
-            images = found(checkpoint, local)
-            channel.restoring(images.facts.channel)
-            return images
-
-        def found(checkpoint: str, local: bool) -> Images:
-            staged = copies.get(checkpoint) if local else None
-            if staged is not None:
-                streams_by_name = {stream.name: stream.data for stream in staged.snapshot.streams}
-                files = {file.key: file.data for file in staged.snapshot.files}
-                return Images(staged.facts, staged.snapshot.created, streams_by_name, files)
-            stored = vault.load(checkpoint)
-            return Images(
-                Facts.from_json(stored.facts),
-                stored.record.created,
-                {stream.name: stream.data for stream in stored.streams},
-                {file.key: file.data for file in stored.files},
-            )
+            found = places.images(checkpoint, copies if local else None, vault)
+            channel.restoring(found.facts.channel)
+            return found
 
         effects.attach(channel)
         state.attach(channel)
@@ -307,65 +294,9 @@ class _Run:
             calls,
         )
 
-    def _hooks(self, vault: Vault, diary: EventLog, mailbag: Mailbag) -> Hooks:
-        settings = self.settings
-        around = Surroundings(
-            settings.name, secrets.token_hex(8), settings.command, str(settings.cwd), settings.environment
-        )
-        return Hooks(
-            self.hooks,
-            around,
-            launcher(self.helper),
-            epoch=lambda: vault.epoch,
-            tell=self._note,
-            record=diary.emit,
-            mailbag=mailbag,
-        )
-
-    def _room(self, size: int) -> str:
-        """Say why `size` more bytes would not fit into a directory store; "" when they would."""
-        place = self.settings.store_directory
-        if place is None:
-            return ""
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        if free >= size + RESERVE_BYTES:
-            return ""
-        return f"the store's disk is nearly full: {free >> 20} MiB free, the job has {size >> 20} MiB"
-
-
-def _notices(settings: RunSettings) -> list[str]:
-    """Return what to tell the user about the job's environment."""
-    notices = []
-    if settings.withheld:
-        names = ", ".join(settings.withheld)
-        notices.append(f"{names}: kept from the job, as the store's; --pass-env NAME lets it have one")
-    if settings.uncapped:
-        names = ", ".join(settings.uncapped)
-        notices.append(f"{names}: set already, so --portable-cpu leaves them as they are")
-    return notices
-
 
 def _ended_well(writer: Writer | None) -> bool | None:
     """Return whether the run before this one ended well; None if nobody knows."""
     if writer is None or writer.previous is None:
         return None
     return writer.previous.state is RunState.FINISHED
-
-
-def _make_own(folder: Path) -> None:
-    """Make the run's directory, and see that something can be written into it.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(bytes(PROBE_BYTES))
-    except OSError as error:
-        raise ConfigurationError(
-            f"ckptrun keeps a run's state in {folder}, where nothing can be written: {error.strerror}",
-            hint="set XDG_STATE_HOME to a folder that can be written",
-        ) from error
