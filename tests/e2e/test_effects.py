@@ -132,6 +132,9 @@ def test_a_ledger_that_was_lost_is_said_and_refused_where_it_is_required(lab: La
     run.prints("ready")
     run.kill_supervisor()
     lab.lose_machine()
+    plan = lab.ask("restore", "--dry-run", "--json").json
+    assert plan["lost"]
+    assert "it is empty" in plan["warning"]
     refused = lab.start(*JOB, options=("--require-ledger",)).wait()
     assert refused.code == 74, refused.err
     assert "is not the one that the checkpoint counts on: it is another ledger, or a new one" in refused.err

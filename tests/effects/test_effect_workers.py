@@ -246,6 +246,7 @@ def test_after_a_failure_the_rest_is_done_by_another_process(folder: Path):
     assert first == second != third
 
 
+@pytest.mark.slow
 def test_one_whose_process_died_unasked_is_done_by_another(folder: Path):
     with workers() as some:
         assert some.run(effect(folder, "outside:dies_later")) == ""
@@ -254,6 +255,7 @@ def test_one_whose_process_died_unasked_is_done_by_another(folder: Path):
     assert len(set(pids(folder))) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_nobody_needs_for_long_are_ended(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(worker, "PROCESSES", 1)
     with workers() as some:
@@ -283,6 +285,7 @@ def test_a_process_that_is_not_needed_any_more_ends_by_itself(folder: Path):
     assert notes(folder) == ["goodbye []"]
 
 
+@pytest.mark.slow
 def test_one_that_reads_nothing_is_not_waited_for_beyond_its_time(folder: Path):
     program = folder / "deaf"
     program.write_text("#!/bin/sh\nexec sleep 600\n")

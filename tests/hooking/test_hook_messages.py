@@ -212,6 +212,7 @@ def test_many_are_handed_over_in_batches_each_of_them_once(
     assert post.given() == calls
 
 
+@pytest.mark.slow
 def test_a_call_is_given_a_megabyte_at_most(post: Post):
     script(post.folder / "h", ALL)
     keys = [f"m-{number:02}" for number in range(40)]
