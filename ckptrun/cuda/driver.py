@@ -59,6 +59,8 @@ CODES = {
 
 OUT_OF_MEMORY, NOT_READY, NOT_PERMITTED, NOT_SUPPORTED = 2, 600, 800, 801
 UNKNOWN_CODE = -1
+NO_STATE = frozenset({1, 3, 304})
+"""What a question for the state of a process is answered with that has none, or is gone."""
 
 _HINTS = {
     OUT_OF_MEMORY: "end what else uses the GPU (nvidia-smi names it)",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.cuda import finding, gpus, room
 from ckptrun.cuda.calls import RUNNING, SUSPENDED, Call, Ways
-from ckptrun.cuda.driver import NOT_READY, CudaError, CudaTimeoutError, State
+from ckptrun.cuda.driver import NO_STATE, NOT_READY, CudaError, CudaTimeoutError, State
 from ckptrun.cuda.known import Scene, refusals
 from ckptrun.cuda.operation import SuspendError, resume, settle, suspend
 from ckptrun.cuda.restoring import post_restore, pre_restore
@@ -125,9 +125,9 @@ def _computing(driver: Driver, candidates: Sequence[Look], call: Call) -> list[L
     for one in candidates:
         try:
             state = driver.state(one.host_pid, call.clock.most(call.limits.state))
-        except CudaTimeoutError:
-            raise
-        except CudaError:
+        except CudaError as error:
+            if error.code not in NO_STATE:
+                raise
             continue  # what it holds its GPU for is the table's question
         found.append(one)
         if state is not State.RUNNING:

@@ -137,6 +137,21 @@ def test_a_failure_says_whether_another_try_makes_sense(
     assert set(standin.states()) == {"running"}
 
 
+@pytest.mark.parametrize(
+    ("code", "says"), [(801, "operation not supported"), (800, "operation not permitted")]
+)
+@pytest.mark.parametrize("way", ["bindings", "program"])
+def test_a_driver_that_tells_no_state_is_named_and_not_taken_for_a_forked_child(
+    standin: Standin, way: str, code: int, says: str
+):
+    player = standin.play()
+    standin.fault("state", code)
+    before = Hook(standin, way)("pre-checkpoint", player)
+    assert before["outcome"] == "failed"
+    assert before["reason"].startswith(f"the driver could not state process {player.pid}: {says}")
+    assert standin.done() == []
+
+
 def test_a_process_that_the_driver_gave_up_is_killed_and_named(standin: Standin, hook: Hook):
     players = [standin.play(), standin.play()]
     standin.fault("checkpoint", "fail", pid=players[0].pid)
