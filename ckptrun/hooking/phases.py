@@ -8,26 +8,21 @@ Without hooks nothing is paid: no thread, no process.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptrun.hooking import runner
 from ckptrun.hooking.bracket import Bracket
+from ckptrun.hooking.calling import Caller
 from ckptrun.hooking.contract import (
     BACKWARDS,
     CLOSES,
     Hook,
     Occasion,
-    Outcome,
     Phase,
-    Result,
     Surroundings,
-    context,
-    environment,
 )
 from ckptrun.hooking.messages import Round
 from ckptrun.hooking.notes import Notes, Ran, Record
@@ -39,13 +34,10 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Json
     from ckptrun.hooking.messages import Mailbag
 
-RETRY_SECONDS = 1.0
-"""Before a hook is run again that does not say when."""
 COMMITS_WAITING = 4
 """Commits whose hooks may wait for hooks that run."""
 UNWIND_SECONDS = 30.0
 """How long a dump or restore that is being given up may take to come to its closing hooks."""
-_FAILS_AT_ONCE = frozenset({Phase.PRE_CHECKPOINT})
 
 
 def _no_record(event: str, **fields: Any) -> None:
@@ -80,12 +72,11 @@ class Hooks:
     ) -> None:
         self.hooks = tuple(hooks)
         self._mailbag = mailbag
-        self._around = around or Surroundings("", "", (), "/")
         self._launcher = launcher
-        self._epoch = epoch
         self._tell = tell
         self._record: Record = record or _no_record
-        self._notes = Notes(tell, self._record, clock)
+        notes = Notes(tell, self._record, clock)
+        self._caller = Caller(around or Surroundings("", "", (), "/"), launcher, epoch, notes)
         self._alone = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Occasion, Mapping[str, dict[str, Json]]]] = deque()
@@ -191,7 +182,7 @@ class Hooks:
                 with self._turn(apart):
                     if not given.begin() and (rans or not always):
                         return rans
-                    rans.append(self._called(hook, occasion, data, given))
+                    rans.append(self._caller.call(hook, occasion, data, given))
                     if not given.end(rans[-1].result) or self._waiting:
                         return rans
 
@@ -214,37 +205,7 @@ class Hooks:
             staying: that one's processes that stay.
         """
         with self._turn(apart):
-            return self._called(hook, occasion, data, staying=staying)
-
-    def _called(
-        self,
-        hook: Hook,
-        occasion: Occasion,
-        data: Mapping[str, Json] | None,
-        given: Round | None = None,
-        staying: Staying | None = None,
-    ) -> Ran:
-        """Run a hook whose turn it is; see `call`."""
-        began, left, stderr = time.monotonic(), hook.timeout, ""
-        while True:
-            ended = self._run(hook, occasion, data, left, given, staying)
-            stderr += ended.stderr
-            result = self._judged(hook, occasion.phase, runner.judge(ended, left))
-            if given:
-                result = given.answered(result)
-            self._notes.events(hook, occasion, result)
-            pause = RETRY_SECONDS if result.retry_after is None else max(result.retry_after, 0.05)
-            left = hook.timeout - (time.monotonic() - began) - pause
-            if result.outcome is not Outcome.RETRY or occasion.phase in _FAILS_AT_ONCE:
-                break
-            if left <= 0:
-                reason = result.reason or "it asks for another try"
-                result = replace(result, outcome=Outcome.FAILED, reason=f"{reason}, and its time is over")
-                break
-            time.sleep(pause)
-        ran = Ran(hook, result, time.monotonic() - began, stderr)
-        self._notes.ran(ran, occasion)
-        return ran
+            return self._caller.call(hook, occasion, data, staying=staying)
 
     @contextlib.contextmanager
     def _turn(self, apart: float | None) -> Iterator[None]:
@@ -257,48 +218,6 @@ class Hooks:
                 if apart is None or self._open == 0 or time.monotonic() >= apart:
                     yield
                     return
-
-    def _run(
-        self,
-        hook: Hook,
-        occasion: Occasion,
-        data: Mapping[str, Json] | None,
-        timeout: float,
-        given: Round | None,
-        staying: Staying | None,
-    ) -> runner.Ended:
-        """Run a hook once; if even that fails, the hook has failed and nothing else."""
-        argv = hook.programs[occasion.phase]
-        try:
-            messages = given.given() if given else None
-            told = context(
-                hook,
-                occasion,
-                self._around,
-                epoch=self._epoch(),
-                timeout=timeout,
-                data=data,
-                messages=messages,
-            )
-            around = environment(occasion, self._around)
-            call = runner.Call(argv, self._around.cwd, around, json.dumps(told).encode(), timeout)
-            if staying is None or not hook.stays:
-                return runner.run(self._launcher, call)
-            if occasion.phase in CLOSES:
-                return staying.begin(hook.name, call)
-            return staying.close(hook.name, call)
-        except Exception as error:  # noqa: BLE001 - no descriptors left, no memory: the run is worth more than its hooks
-            return runner.Ended(70, b"", f"{argv[0]} cannot be run: {error!r}", 0.0)
-
-    def _judged(self, hook: Hook, phase: Phase, result: Result) -> Result:
-        if result.outcome is Outcome.VETO and phase is not Phase.PRE_CHECKPOINT:
-            reason = f"a veto means nothing in {phase}" + (f" ({result.reason})" if result.reason else "")
-            return replace(result, outcome=Outcome.FAILED, reason=reason)
-        missing = [name for name in hook.require.get(phase, ()) if name not in result.done]
-        if result.outcome is Outcome.OK and missing and not self._around.dry_run:
-            reason = f"it ended well and has not done what is required: {', '.join(missing)}"
-            return replace(result, outcome=Outcome.FAILED, reason=reason)
-        return result
 
     def _work(self) -> None:
         while True:
