@@ -286,6 +286,26 @@ def test_a_restore_of_choice_takes_hooks_from_where_it_is_started(lab: Lab, hook
     assert {given["job"]["cwd"] for given in contexts(lab)} == {str(lab.work)}
 
 
+def test_before_the_hooks_of_a_restore_of_choice_are_through_nothing_is_left_behind(
+    lab: Lab, hook: Callable[..., str]
+):
+    """A hook may refuse the older checkpoint: then the lineage goes on from the newest, as if nobody had asked."""
+    run = lab.start(*JOB)
+    chosen = run.checkpoint()
+    run.checkpoint()
+    run.kill_supervisor()
+    spec = hook("""
+import time
+if phase == "pre-restore":
+    (kept / "waits").touch()
+    while True: time.sleep(0.01)
+""")
+    back = lab.restore("--at", chosen, "--hook", spec)
+    back.until("the hook", (lab.folder / "hooks" / "waits").exists)
+    back.kill_supervisor()
+    assert [checkpoint["set_aside"] for checkpoint in lab.checkpoints()] == [False, False]
+
+
 def test_a_stop_while_a_hook_runs_before_a_restore_leaves_the_files_and_closes_the_bracket(
     lab: Lab, hook: Callable[..., str]
 ):
