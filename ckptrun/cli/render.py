@@ -66,7 +66,9 @@ def lineages(rows: Sequence[Mapping[str, Any]]) -> None:
             (
                 row["name"],
                 row["state"] or row.get("problem"),
-                row["checkpoints"],
+                f"{row['checkpoints']}, {row['set_aside']} set aside"
+                if row["set_aside"]
+                else row["checkpoints"],
                 row["newest"],
                 _size(row["bytes_stored"]),
                 _exit(row["exit"]),

@@ -99,6 +99,7 @@ def test_ls_has_the_contracts_fields(place: Place):
         "store": place.url,
         "state": "finished",
         "checkpoints": 2,
+        "set_aside": 0,
         "newest": "2023-11-14T22:13:21.500Z",
         "exit": {"by": "job", "code": 0},
     }
@@ -114,6 +115,21 @@ def test_ls_for_people_is_one_line_a_lineage(place: Place):
     assert row.startswith("train")
     assert "3 by job" in row
     assert "\x1b" not in out
+
+
+def test_ls_and_show_say_what_is_set_aside_and_which_is_the_newest_that_a_run_goes_on_from(place: Place):
+    older, newer = place.run("train", state=RunState.RUNNING)
+    lineage = Lineage(open_backend(place.url, s3_endpoint_url=None), "train", None)
+    command = CommandFacts(("python", "train.py"), str(place.folder), "digest")
+    lineage.acquire(this_owner(), take_over=True, command=command).go_on_from(older)
+    (row,) = place.json("ls")
+    assert (row["checkpoints"], row["set_aside"], row["newest"]) == (2, 1, "2023-11-14T22:13:20.500Z")
+    assert "2, 1 set aside" in place.cli("ls")[1]
+    shown = place.json("show", "train")["checkpoints"]
+    assert [(one["id"], one["set_aside"]) for one in shown] == [(newer, True), (older, False)]
+    table = {line.split()[0]: line for line in place.cli("show", "train")[1].splitlines() if line}
+    assert "set aside" in table[newer]
+    assert "committed" in table[older]
 
 
 def test_a_run_whose_supervisor_died_is_interrupted(place: Place, monkeypatch: pytest.MonkeyPatch):
