@@ -7,13 +7,11 @@ uses none.
 from __future__ import annotations
 
 import functools
-import json
 import secrets
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptrun.appstate.batch import UnknownUploadError
 from ckptrun.appstate.compacting import LEAST_GARBAGE, compact, wasteful
@@ -32,10 +30,12 @@ from ckptrun.errors import (
     UsageError,
 )
 from ckptrun.job._state_batch import STATE_BYTES
+from ckptrun.supervisor.keptlog import KeptLog
 from ckptrun.supervisor.storedstate import FACT, newest_mark, records, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from ckptrun.appstate.mark import Frozen
     from ckptrun.core.events import Event
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from ckptrun.store.repository import Lineage
     from ckptrun.supervisor.channel import Asked, Channel
     from ckptrun.supervisor.staged import LocalCopies
-
-NOTE = "kept.json"
-"""In the state's folder: which log is the present one, and what the store had then."""
 
 
 class _GoneError(Exception):
@@ -74,7 +71,7 @@ class JobState:
         self._committed: Mark | None = EMPTY
         """The newest state in the store; None: not known."""
         self._newest = ""
-        self._kept = ""
+        self._kept = KeptLog(self._log)
         self._compacting = False
         self._not_before = 0
 
@@ -92,10 +89,9 @@ class JobState:
         Raises:
             StoreError: the state cannot be read now.
         """
-        kept = self._read_note()
-        base = self._adopt(kept)
+        base = self._kept.adopt()
         if lineage is None:
-            if base is None and kept.get("base"):
+            if base is None and self._kept.elsewhere:
                 raise StoreUnreachableError(
                     "the job's state lies in the store, which cannot be reached",
                     hint="try again when the store is back, or choose another --name",
@@ -108,7 +104,7 @@ class JobState:
             self._newest = next((record.id for record in records(lineage)), "")
         with suppress(OSError):
             self._log.sweep()
-        self._remember()
+        self._kept.note(self._committed)
 
     def fits(self, lineage: Lineage) -> None:
         """See that a store that is found late has no state that this run's job should have had.
@@ -153,7 +149,7 @@ class JobState:
                 raise RestoreError(f"the job's state cannot be kept in {self._folder}: {error}") from error
         if self._committed is None and checkpoint == self._newest:
             self._committed = mark
-        self._remember()
+        self._kept.note(self._committed)
 
     def freeze(self) -> Frozen:
         """Return the state as it is now, for a checkpoint whose job is stopped."""
@@ -164,7 +160,7 @@ class JobState:
         if isinstance(event, Committed):
             staged = self._copies.get(event.id)
             self._committed = Mark.from_json(staged.facts.state) if staged else None
-            self._remember()
+            self._kept.note(self._committed)
 
     def end(self, lineage: Lineage) -> Snapshot | None:
         """Return the state, for the store, if it is not there yet; the job has ended."""
@@ -188,17 +184,11 @@ class JobState:
         """
         mark = self._log.mark()
         if stored or mark == EMPTY:
-            self._log.remove()
-            with suppress(OSError):
-                if mark == EMPTY:
-                    (self._folder / NOTE).unlink(missing_ok=True)
-                    self._folder.rmdir()
-                else:
-                    self._write_note(json.dumps({"base": mark.to_json()}))
+            self._kept.remove(mark)
             return
         try:
             self._log.sync()
-            self._remember(synced=True)
+            self._kept.note(self._committed, synced=True)
         except OSError as error:
             self._note(f"what the job has put into its state is lost: {error}")
         else:
@@ -225,7 +215,7 @@ class JobState:
             )
         else:
             asked.reply(**reply)
-            self._remember()
+            self._kept.note(self._committed)
             self._tidy()
 
     def _check(self, asked: Asked) -> None:
@@ -242,7 +232,7 @@ class JobState:
         def work() -> None:
             try:
                 compact(self._log)
-                self._remember()
+                self._kept.note(self._committed)
             except OSError:  # no room, most likely: the log goes on as it is
                 self._not_before = self._log.size + LEAST_GARBAGE
             finally:
@@ -274,56 +264,3 @@ class JobState:
             self._note(
                 "what a run on this machine could not store of the job's state is dropped: there is a newer one"
             )
-
-    def _read_note(self) -> dict[str, Any]:
-        try:
-            kept = json.loads((self._folder / NOTE).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return kept if isinstance(kept, dict) else {}
-
-    def _adopt(self, kept: dict[str, Any]) -> Mark | None:
-        """Go on with the log of an earlier run on this machine; return what the store had then. None: there is none."""
-        try:
-            if kept["boot"] != _boot() and not kept["synced"]:
-                return None  # how much of it the machine has written is not known
-            base = Mark.from_json(kept["base"])
-            if self._log.adopt(str(kept["generation"]), Mark.from_json(kept["origin"])):
-                return base
-        except (OSError, ValueError, KeyError, TypeError, CorruptError):
-            pass
-        return None
-
-    def _remember(self, *, synced: bool = False) -> None:
-        """Have the next run on this machine find the log, should this one be killed."""
-        with self._log.lock:
-            log = self._log
-            kept = ""
-            if log.file is not None and self._committed is not None:
-                value = {
-                    "generation": log.generation,
-                    "origin": log.origin.to_json(),
-                    "base": self._committed.to_json(),
-                    "boot": _boot(),
-                    "synced": synced,
-                }
-                kept = json.dumps(value)
-            if kept == self._kept:
-                return
-            with suppress(OSError):  # a full disk: a run that is killed leaves less behind
-                if kept:
-                    self._write_note(kept)
-                else:
-                    (self._folder / NOTE).unlink(missing_ok=True)
-                self._kept = kept
-
-    def _write_note(self, text: str) -> None:
-        path = self._folder / NOTE
-        temporary = path.with_suffix(".new")
-        temporary.write_text(text, encoding="ascii")
-        temporary.replace(path)
-
-
-def _boot() -> str:
-    """Return the kernel's random boot id."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

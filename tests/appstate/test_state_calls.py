@@ -20,7 +20,7 @@ from ckptrun.errors import StoreUnreachableError
 from ckptrun.job import UsageError, _channel, state
 from ckptrun.job._state_batch import PART
 from ckptrun.job._state_batch import batch as batch_of
-from ckptrun.supervisor import jobstate
+from ckptrun.supervisor import jobstate, keptlog
 from ckptrun.supervisor.channel import Asked
 from ckptrun.supervisor.jobstate import JobState
 
@@ -363,7 +363,7 @@ def test_a_machine_that_was_started_anew_trusts_only_what_was_synced(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ):
     state.put("a", b"1")
-    monkeypatch.setattr(jobstate, "_boot", lambda: "another boot")
+    monkeypatch.setattr(keptlog, "boot", lambda: "another boot")
     again = served.new()
     again.begin(None, fresh=True)
     assert content(again._log) == {}

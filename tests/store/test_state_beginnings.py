@@ -50,7 +50,7 @@ class Machine:
     def put(self, **values: bytes) -> None:
         data = base64.b64encode(b"".join(batch(values, ()))).decode()
         self.state._desk.answer({"op": "put", "id": f"r{next(_numbers)}", "data": data})
-        self.state._remember()
+        self.state._kept.note(self.state._committed)
 
     def checkpoint(self, name: str) -> CheckpointRecord:
         frozen = self.state.freeze()
@@ -58,7 +58,7 @@ class Machine:
         snapshot = Snapshot(name, Trigger.INTERVAL, 1.0, (), frozen.contents, facts)
         record = self.writer.commit(self.writer.put(snapshot, frozen_seconds=0.1), keep=Keep(3))
         self.state._committed = frozen.mark
-        self.state._remember()
+        self.state._kept.note(self.state._committed)
         return record
 
     def restore(self, record: CheckpointRecord) -> None:
@@ -125,6 +125,20 @@ def test_a_run_that_was_put_back_to_an_older_checkpoint_leaves_its_state(here: M
     assert here.entries == {"a": b"1"}
     assert here.end()
     assert elsewhere.begin() == {"a": b"1"}
+
+
+def test_a_state_that_was_emptied_elsewhere_is_not_missed_here(here: Machine, elsewhere: Machine):
+    elsewhere.begin()
+    empty = elsewhere.checkpoint("c1")
+    elsewhere.end()
+    here.begin()
+    here.put(a=b"1")
+    assert here.end()
+    elsewhere.begin(fresh=False)
+    elsewhere.restore(empty)
+    assert elsewhere.end()
+    assert here.begin() == {}
+    assert here.begin(store=False) == {}  # as far as this machine knows there is none to miss
 
 
 def test_what_a_killed_run_had_put_is_there_for_the_next_one_here_but_not_over_a_newer_state(

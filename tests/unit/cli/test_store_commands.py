@@ -13,7 +13,7 @@ import pytest
 from ckptrun.app.identity import this_owner
 from ckptrun.app.requests import restore_settings
 from ckptrun.cli.main import main
-from ckptrun.core.model import BytesSource, Exit, ImageStream, RunState, Snapshot, Trigger
+from ckptrun.core.model import BytesSource, Exit, FileContent, ImageStream, RunState, Snapshot, Trigger
 from ckptrun.errors import ConfigurationError, NoCheckpointError, UsageError
 from ckptrun.store.repository import CommandFacts, Keep, KeySource, Lineage, RunInfo, open_backend
 from ckptrun.supervisor.control import ControlServer
@@ -245,6 +245,23 @@ def test_verify_of_a_damaged_pack_ends_with_73_and_names_the_checkpoint(place: P
     code, out, _ = place.cli("verify", "train", "--json")
     assert code == 73
     assert "c0" in json.loads(out)["bad"][0]
+
+
+def test_verify_reads_the_jobs_state_as_well(place: Place):
+    place.run("train", checkpoints=1)
+    before = place.json("verify", "train")["checked_bytes"]
+    writer = Lineage(open_backend(place.url, s3_endpoint_url=None), "train", None).acquire(
+        this_owner(), take_over=True, command=CommandFacts((), "/", "")
+    )
+    content = FileContent("state-a-0-1000", BytesSource(random.Random(9).randbytes(1000)))
+    what = Snapshot("state-1", Trigger.EXIT, 1.0, (), (content,))
+    record = writer.keep_state(writer.put(what, frozen_seconds=0.0))
+    writer.release()
+    assert place.json("verify", "train")["checked_bytes"] > before
+    (place.folder / "store" / "train" / "manifests" / f"{record.seq:08d}-state-1").unlink()
+    code, out, _ = place.cli("verify", "train", "--json")
+    assert code == 73
+    assert json.loads(out)["bad"][0].startswith("state-1: ")
 
 
 def test_verify_at_reads_one_checkpoint(place: Place):
