@@ -91,7 +91,7 @@ class Training:
     def remember(self, loss: Any) -> None:
         """Keep a loss for `check`: to look at it now would have the CPU wait for an accelerator."""
         if self.guards:
-            self._losses.append(loss.detach())
+            self._losses.append(loss.detach().mean())  # it may be one of several, as with DataParallel
 
     def check(self) -> None:
         """See that what was remembered is finite; called before the optimizer makes weights of it."""

@@ -40,26 +40,25 @@ class CkptrunCallback(TrainerCallback):
         self, within: float | None = None, *, guard: bool = False, checkpoint_every: Every = None
     ) -> None:
         self._training = Training(within, guard, checkpoint_every)
-        self._filter = True
+        self._filter: bool | None = None
         self._hook: Any = None
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, model: Any = None, **__: Any) -> None:
         """Begin."""
-        self._let_go()
+        self._let_go(args)
         self._training.begin(first=state.is_local_process_zero)
-        self._filter = args.logging_nan_inf_filter
         if self._training.guards and model is not None and not getattr(args, "torch_compile", False):
             self._hook = model.register_forward_hook(self._see)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(self, args: Any, *_: Any, **__: Any) -> None:
         """End."""
         self._training.end()
-        self._let_go()
+        self._let_go(args)
 
     def on_step_begin(self, args: Any, *_: Any, **__: Any) -> None:
         """Have the Trainer hide nothing."""
-        if self._training.guards:
-            args.logging_nan_inf_filter = False
+        if self._training.guards and self._filter is None:
+            self._filter, args.logging_nan_inf_filter = args.logging_nan_inf_filter, False
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """Say that a batch is done, whose gradients are added to others."""
@@ -72,8 +71,7 @@ class CkptrunCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, *_: Any, **__: Any) -> None:
         """Say that a step is done."""
-        if self._training.guards:
-            args.logging_nan_inf_filter = self._filter
+        self._put_back(args)
         self._training.check()
         self._training.step()
 
@@ -100,7 +98,13 @@ class CkptrunCallback(TrainerCallback):
         if module.training and getattr(loss, "requires_grad", False):
             self._training.remember(loss)
 
-    def _let_go(self) -> None:
+    def _put_back(self, args: Any) -> None:
+        if self._filter is not None:
+            args.logging_nan_inf_filter, self._filter = self._filter, None
+
+    def _let_go(self, args: Any) -> None:
+        """Leave the Trainer as it was found, also by a training that failed in the middle of a step."""
+        self._put_back(args)
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -43,6 +43,7 @@ def main() -> None:
     count = int(sys.argv[1])
     job.on_restore(lambda: None)
     section()
+    loop = iter(job.steps(range(2 * count), within=60))
     beat = _channel.encoded("heartbeat", {"within": 60.0, "slack": 1.0})
     small, large = b"x" * 1024, os.urandom(1 << 20)
     samples = {
@@ -50,6 +51,7 @@ def main() -> None:
         "state 1 MiB": timed(max(count // 10, 3), lambda: state.put("large", large)),
         "beat": timed(count, lambda: _channel.post(beat), 0.001),
         "loop": timed(count, lambda: job.heartbeat(within=60), 0.001),
+        "steps": timed(count, lambda: next(loop), 0.001),
         "request": timed(count, lambda: _channel.request("critical", action="leave", section="none")),
         "section": timed(count, section),
         "import": [imported() for _ in range(max(count // 50, 3))],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from training import EVALUATE_EVERY, LOG_EVERY, POISON, SPOILED, STEPS, expect_finite, pace, tell
+from training import EVALUATE_EVERY, LOG_EVERY, SPOILED, STEPS, Poison, expect_finite, pace, tell
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ckptrun.job.adapters.huggingface import CkptrunCallback
@@ -13,17 +13,26 @@ CLOCKS = ("runtime", "per_second")
 
 
 class Texts(torch.utils.data.Dataset):
-    def __init__(self, count: int, *, poisoned: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.texts = torch.randint(0, 32, (count, 8))
-        self.poisoned = poisoned
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        text = self.texts[index]
-        unlabelled = self.poisoned and POISON.exists()  # the mean of no losses is no number
-        return {"input_ids": text, "labels": torch.full_like(text, -100) if unlabelled else text}
+        return {"input_ids": self.texts[index], "labels": self.texts[index]}
+
+
+class Poisoned(GPT2LMHeadModel):
+    poison = Poison()
+
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, **options: object
+    ) -> dict[str, torch.Tensor]:
+        output = super().forward(input_ids, labels=labels, **options)
+        if self.training:
+            output["loss"] = output["loss"] * self.poison.factor()
+        return output
 
 
 class Spoiled(Trainer):
@@ -42,7 +51,7 @@ class Pace(TrainerCallback):
 
 def main() -> None:
     set_seed(7)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=1, n_head=2))
+    model = Poisoned(GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=1, n_head=2))
     arguments = TrainingArguments(
         output_dir="out",
         max_steps=STEPS,
@@ -59,7 +68,7 @@ def main() -> None:
     trainer = Spoiled(
         model=model,
         args=arguments,
-        train_dataset=Texts(64, poisoned=True),
+        train_dataset=Texts(64),
         eval_dataset=Texts(8),
         callbacks=[Pace(), CkptrunCallback(within=600, guard=True, checkpoint_every="evaluation")],
     )

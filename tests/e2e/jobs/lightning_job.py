@@ -8,7 +8,7 @@ import warnings
 
 import torch
 from torch import nn
-from training import EVALUATE_EVERY, LOG_EVERY, POISON, STEPS, expect_finite, pace, tell
+from training import EVALUATE_EVERY, LOG_EVERY, STEPS, Poison, expect_finite, pace, tell
 
 pl = importlib.import_module(sys.argv[1] if len(sys.argv) > 1 else "lightning.pytorch")
 
@@ -16,27 +16,26 @@ from ckptrun.job.adapters.lightning import CkptrunCallback  # noqa: E402 - after
 
 
 class Points(torch.utils.data.Dataset):
-    def __init__(self, count: int, *, poisoned: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.points = torch.randn(count, 8)
-        self.poisoned = poisoned
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        point = self.points[index]
-        return point * float("nan") if self.poisoned and POISON.exists() else point
+        return self.points[index]
 
 
 class Autoencoder(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.network = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.2), nn.Linear(4, 8))
+        self.poison = Poison()
         self.history: list[float] = []
         self.figures: list[float] = []
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-        loss = nn.functional.mse_loss(self.network(batch), batch)
+        loss = nn.functional.mse_loss(self.network(batch), batch) * self.poison.factor()
         self.log("loss", loss)
         self.history.append(loss.item())
         return loss
@@ -75,7 +74,7 @@ def main() -> None:
         enable_model_summary=False,
         callbacks=[Pace(), CkptrunCallback(within=600, guard=True, checkpoint_every="evaluation")],
     )
-    data = torch.utils.data.DataLoader(Points(64, poisoned=True), 4, shuffle=True)
+    data = torch.utils.data.DataLoader(Points(64), 4, shuffle=True)
     trainer.fit(model, data, torch.utils.data.DataLoader(Points(8), 4))
     tell(model, model.history, model.figures)
 

@@ -1,13 +1,14 @@
 """What the trainings of the frameworks have in common: a pace, a hold before the last step, and what is compared.
 
-While the file `poison` exists, every batch that is fetched has no finite loss; while `spoiled` exists, the model's loss
-is finite and what the trainer makes of it is not.
+Two batches are one step of the optimizer. While the file `poison` exists, the model's loss of every second batch is no
+number; while `spoiled` exists, the model's loss is one, and what the trainer makes of it is not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,18 @@ def pace(step: int) -> None:
     time.sleep(PAUSE_SECONDS)
     while step == STEPS - 1 and HOLD.exists() and not (POISON.exists() or SPOILED.exists()):
         time.sleep(0.01)
+
+
+class Poison:
+    """Says by what the loss of a batch is to be multiplied."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+
+    def factor(self) -> float:
+        """Return it for the next one."""
+        self._batches += 1
+        return math.nan if self._batches % 2 == 0 and POISON.exists() else 1.0
 
 
 def expect_finite(model: nn.Module) -> None:
