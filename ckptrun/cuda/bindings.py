@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.cuda.driver import (
+    REACH_SECONDS,
     Action,
     CudaError,
     CudaTimeoutError,
@@ -48,6 +49,7 @@ class BindingsDriver:
 
     def __init__(self, python: str = sys.executable) -> None:
         self.maps_devices = False
+        self.reach = REACH_SECONDS
         self._python = python
         self._helpers: dict[int, _Helper] = {}
         self._spare: list[_Helper] = []
@@ -91,6 +93,7 @@ class BindingsDriver:
         request: dict[str, Any] = {"do": action.value, "pid": pid}
         if action is Action.LOCK:
             request["milliseconds"] = lock_milliseconds(seconds)
+            seconds += self.reach
         elif action is Action.RESTORE:
             request["devices"] = [[old, new] for old, new in (devices or {}).items()]
         self._call(pid, action.value, request, seconds)

@@ -120,6 +120,9 @@ class Driver(Protocol):
     maps_devices: bool
     """Whether a restore can go to GPUs of other UUIDs."""
 
+    reach: float
+    """See `REACH_SECONDS`."""
+
     def prepare(self, pids: Sequence[int], more: int = 0) -> None:
         """Get ready for calls, so that no time is lost once a process is locked.
 
@@ -142,7 +145,8 @@ class Driver(Protocol):
         Args:
             pid: host PID.
             action: what.
-            seconds: the most it may take. A lock gives up by itself a little earlier.
+            seconds: the most it may take. A lock has this for submitted work to end, and gives up by itself then; it is
+                cut off only `REACH_SECONDS` later.
             devices: for a restore, the UUID to use in place of each that was used; names every one.
 
         Raises:
@@ -159,6 +163,11 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
 
 
+REACH_SECONDS = 10.0
+"""What a call may take to reach the driver, and back: ``cuda-checkpoint`` attaches to it anew each time, which takes
+seconds on a machine of many GPUs. One that is cut off in the middle can leave its process in any state."""
+
+
 def lock_milliseconds(seconds: float) -> int:
-    """Return the limit to give the driver for a lock, so that it gives up before it is cut off."""
-    return max(1, int(seconds * 800))
+    """Return the limit to give the driver for a lock."""
+    return max(1, int(seconds * 1000))

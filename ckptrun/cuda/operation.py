@@ -44,7 +44,7 @@ class Limits:
         back: of all the time there is, what is kept for the way back.
     """
 
-    state: float = 5.0
+    state: float = 15.0
     lock: float = 10.0
     move: float = 120.0
     back: float = 60.0
@@ -113,7 +113,7 @@ def suspend(driver: Driver, pids: Sequence[int], limits: Limits, clock: Clock) -
         SuspendError: at least one could not be; what was begun has been undone.
     """
     for action, seconds in ((Action.LOCK, limits.lock), (Action.CHECKPOINT, limits.move)):
-        most = clock.most(seconds, limits.back)
+        most = clock.most(seconds, limits.back + (driver.reach if action is Action.LOCK else 0.0))
         _, failures = _act(driver, pids, action, most)
         if failures:
             error = next(iter(failures.values()))

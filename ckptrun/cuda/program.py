@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.cuda.driver import (
     CODES,
+    REACH_SECONDS,
     UNKNOWN_CODE,
     Action,
     State,
@@ -39,6 +40,7 @@ class ProgramDriver:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.reach = REACH_SECONDS
         _, text = self._run(["--help"], "help", 0, _END_SECONDS * 5)
         self.maps_devices = "--device-map" in text
         self.acts = "--action" in text
@@ -60,6 +62,7 @@ class ProgramDriver:
         arguments = ["--action", action.value, "--pid", str(pid)]
         if action is Action.LOCK:
             arguments += ["--timeout", str(lock_milliseconds(seconds))]
+            seconds += self.reach
         if action is Action.RESTORE and devices:
             arguments += ["--device-map", ",".join(f"{old}={new}" for old, new in devices.items())]
         code, text = self._run(arguments, action.value, pid, seconds)

@@ -120,6 +120,15 @@ class Standin:
         self.players.append(Player(process, int(child)))
         return self.players[-1]
 
+    def busy(self, pid: int, seconds: float) -> None:
+        """Have a process's work on the GPU take so long, for every lock from now on."""
+        (place,) = (
+            path
+            for path in (self.folder / "contexts").glob("*/facts.json")
+            if json.loads(path.read_text())["pid"] == pid
+        )
+        place.write_text(json.dumps({**json.loads(place.read_text()), "busy": seconds}))
+
     def command(self, token: str, role: str = "computes", **facts: Any) -> list[str]:
         """Return the command line of such a process."""
         return [
