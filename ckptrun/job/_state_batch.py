@@ -59,9 +59,7 @@ def checked_value(key: Any, value: Any) -> Bytes:
         raise UsageError(
             f"the value of {key!r:.80} is {type(value).__name__}, not bytes", "encode it first, as JSON say"
         )
-    data: Bytes = value
-    if isinstance(value, memoryview) and not (value.contiguous and value.itemsize == 1):
-        data = value.tobytes()
+    data: Bytes = value.tobytes() if isinstance(value, memoryview) else value
     if len(data) > VALUE_BYTES:
         raise UsageError(
             f"the value of {key!r:.80} has {len(data)} bytes; a value has at most {VALUE_BYTES}",

@@ -263,6 +263,7 @@ class _Closing(threading.Thread):
         snapshot = self._state()
         if snapshot is not None:
             self._writer.set_run(self._record)  # whatever becomes of the state
+            self.problems = ["the job's state could not be stored: the store does not answer"]
             self._writer.keep_state(self._writer.put(snapshot, frozen_seconds=0.0, progress=self._progress))
         self.stored = True
 

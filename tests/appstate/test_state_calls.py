@@ -93,6 +93,18 @@ def test_what_is_put_is_there_and_small_calls_are_one_request(served: Served, co
     assert served.entries == {}
 
 
+def test_views_of_any_shape_are_their_bytes(served: Served):
+    data = bytes(range(24))
+    state.put_many(
+        {
+            "words": memoryview(data).cast("I"),
+            "square": memoryview(data).cast("B", [4, 6]),
+            "every other": memoryview(data)[::2],
+        }
+    )
+    assert served.entries == {"words": data, "square": data, "every other": data[::2]}
+
+
 @pytest.mark.parametrize("size", [PART - 100, PART, PART + 1, 3 << 20])
 def test_values_of_any_size_come_back_whole(served: Served, size: int):
     value = random.Random(size).randbytes(size)
