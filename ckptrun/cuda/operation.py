@@ -77,7 +77,7 @@ class Stuck:
     Args:
         pid: host PID.
         state: its last known state; None if it did not tell.
-        why: the last error, as a sentence.
+        why: the last error, as a sentence, and what to do about it.
     """
 
     pid: int
@@ -189,7 +189,7 @@ def settle(
             mine = [pid for pid, one in stuck.items() if one.state is state]
             given = devices if action is Action.RESTORE else None
             done, failures = _act(driver, mine, action, clock.most(seconds), given)
-            blamed |= {pid: error.message for pid, error in failures.items()}
+            blamed |= {pid: str(error) for pid, error in failures.items()}
             if action is Action.RESTORE:
                 for pid in done:
                     stuck[pid] = Stuck(pid, State.LOCKED, f"process {pid} is {State.LOCKED}")

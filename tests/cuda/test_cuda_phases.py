@@ -294,7 +294,7 @@ def test_a_full_gpu_fails_the_restore_by_name(standin: Standin, hook: Hook):
     standin.fault("restore", 2, times=1000)
     after = hook("post-restore", player, data=data, outcome={"ok": True, "error": None})
     assert after["outcome"] == "failed"
-    assert "out of memory" in after["reason"]
+    assert "out of memory; end what else uses the GPU" in after["reason"]
 
 
 def test_a_recorded_process_that_is_not_there_fails_the_restore(standin: Standin, hook: Hook):

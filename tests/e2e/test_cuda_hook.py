@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.cuda_standin import Standin
+from support.run import RESTORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,20 @@ def test_a_job_that_was_stopped_goes_on_computing(lab: Lab, standin: Standin):
     again.event("job-restored")
     computes(again)
     assert standin.done() == ROUND
+
+
+def test_a_gpu_that_is_full_at_a_restore_is_named_and_the_restore_is_tried_again(lab: Lab, standin: Standin):
+    run = start(lab, standin, memory=1 << 20)
+    run.checkpoint()
+    computes(run)
+    standin.fault("restore", 2, times=1_000_000)
+    run.kill_job()
+    failed = run.event("restore-failed")
+    assert "hook cuda failed: the driver could not restore process" in failed["reason"]
+    assert "out of memory; end what else uses the GPU" in failed["reason"]
+    standin.mend()
+    run.event(RESTORED)
+    computes(run)
 
 
 @pytest.fixture
