@@ -41,6 +41,17 @@ def test_an_upload_that_fails_has_no_hooks_of_a_commit_until_it_is_one(lab: Lab,
     assert phases(lab)[3:] == ["on-exit"]
 
 
+def test_what_retention_has_let_go_is_not_among_what_can_still_be_restored(
+    lab: Lab, hook: Callable[..., str]
+):
+    spec = f"{hook()}?phases=post-commit"
+    run = lab.start(*JOB, options=("--hook", spec, "--keep", "last=2"))
+    names = [run.checkpoint() for _ in range(3)]
+    run.until("hooks", lambda: len(phases(lab)) == 3)
+    assert [given["kept"] for given in contexts(lab)] == [names[:1], names[:2], names[1:]]
+    assert run.finish().code == 0
+
+
 def test_a_job_that_dies_while_a_checkpoint_begins_has_it_closed_before_it_is_restored(
     lab: Lab, hook: Callable[..., str]
 ):
