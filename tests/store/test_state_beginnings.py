@@ -77,19 +77,19 @@ class Machine:
 
 
 @pytest.fixture
-def here(place: Place, tmp_path: Path) -> Machine:
-    return Machine(place, tmp_path / "here")
+def here(directory: Place, tmp_path: Path) -> Machine:
+    return Machine(directory, tmp_path / "here")
 
 
 @pytest.fixture
-def elsewhere(place: Place, tmp_path: Path) -> Machine:
-    return Machine(place, tmp_path / "elsewhere")
+def elsewhere(directory: Place, tmp_path: Path) -> Machine:
+    return Machine(directory, tmp_path / "elsewhere")
 
 
 def test_a_run_that_starts_anew_finds_what_the_last_one_left_wherever_it_was(
     here: Machine, elsewhere: Machine
 ):
-    large = noise(3_000_000)
+    large = noise(300_000)
     assert here.begin() == {}
     here.put(a=b"1", large=large)
     here.checkpoint("c1")
@@ -169,7 +169,7 @@ def test_a_state_that_is_damaged_is_said_and_an_older_one_taken(
     head = here.lineage.head()
     assert head is not None
     assert head.state is not None
-    place.open().delete(f"train/manifests/{head.state.seq:08d}-{head.state.id}")
+    directory.open().delete(f"train/manifests/{head.state.seq:08d}-{head.state.id}")
     assert set(elsewhere.begin()) == {"a"}
     assert "an older one is taken" in elsewhere.notes[-1]
     assert elsewhere.end()  # the next run finds this one at once

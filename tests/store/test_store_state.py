@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptrun.store.repository import KeySource, Writer
 
 
-def state(name: str, size: int = 3_000_000, seed: int = 7) -> Snapshot:
+def state(name: str, size: int = 300_000, seed: int = 7) -> Snapshot:
     return snapshot(name, files=[(f"state-g{seed}-0-{size}", noise(size, seed))], state={"bytes": size})
 
 
@@ -71,7 +71,7 @@ def test_what_the_state_refers_to_is_not_buried_with_the_checkpoints_that_have_i
     lineage = Lineage(place.open(), "train", None)
     writer = acquire(lineage)
     what = state("s1")
-    first = commit(writer, snapshot("c1", files=[(f.key, noise(3_000_000, 7)) for f in what.files]), keep=1)
+    first = commit(writer, snapshot("c1", files=[(f.key, noise(300_000, 7)) for f in what.files]), keep=1)
     shared = packs(lineage, first)
     record = keep(writer, what)
     assert record.new_bytes == 0
@@ -98,7 +98,7 @@ def test_the_next_writer_stores_nothing_of_a_state_again(place: Place, key: KeyS
     keep(writer, what)
     writer.release()
     writer = acquire(Lineage(place.open(), "train", key))
-    files = [(file.key, noise(3_000_000, 7)) for file in what.files]
+    files = [(file.key, noise(300_000, 7)) for file in what.files]
     record = commit(writer, snapshot("c2", image("a.img", noise(50_000)), files=files))
     assert record.new_bytes == 0
 

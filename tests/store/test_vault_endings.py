@@ -26,7 +26,7 @@ STATE = snapshot("state-1", files=[("state-a-0-9", noise(300_000))], state={"gen
 class Slow:
     """A source that goes on only when it may."""
 
-    size = 40 << 20
+    size = 24 << 20
 
     def __init__(self) -> None:
         self.begun = threading.Event()
