@@ -42,6 +42,10 @@ chain.main()
 
 
 def finish(lab: Lab, run: Run) -> Result:
+    log = lab.work / "log.txt"
+    run.until(
+        "a first step", lambda: log.exists() and log.stat().st_size
+    )  # a job that fills its memory first is slow
     (lab.work / "finish").touch()
     result = run.wait()
     assert result.code == 0, result.err
