@@ -159,7 +159,7 @@ def test_what_a_killed_run_had_put_is_there_for_the_next_one_here_but_not_over_a
 
 
 def test_a_state_that_is_damaged_is_said_and_an_older_one_taken(
-    place: Place, here: Machine, elsewhere: Machine
+    directory: Place, here: Machine, elsewhere: Machine
 ):
     here.begin()
     here.put(a=noise(200_000))
