@@ -7,6 +7,7 @@ Called by `jobstate`.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,12 @@ class KeptLog:
             self.elsewhere = base != EMPTY
             if kept["boot"] != boot() and not kept["synced"]:
                 return None  # how much of it the machine has written is not known
-            if self._log.adopt(str(kept["generation"]), Mark.from_json(kept["origin"])):
+            generation, origin = str(kept["generation"]), Mark.from_json(kept["origin"])
+            if not self._log.adopt(generation, origin):
+                return None
+            if base.generation not in {generation, origin.generation} or self._log.size >= base.bytes:
                 return base
+            self._log.remove()  # somebody has cut it
         except (OSError, ValueError, KeyError, TypeError, CorruptError):
             pass  # there is no note, or none that names a log
         return None
@@ -90,6 +95,13 @@ class KeptLog:
         temporary = self._path.with_suffix(".new")
         temporary.write_text(json.dumps(value), encoding="ascii")
         temporary.replace(self._path)
+        if value.get("synced"):
+            for path in (self._path, self._log.folder):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
 
 def boot() -> str:

@@ -158,6 +158,21 @@ def test_what_a_killed_run_had_put_is_there_for_the_next_one_here_but_not_over_a
     assert len(here.notes) == 1
 
 
+def test_a_log_that_somebody_has_cut_is_not_taken_for_the_newer_state(here: Machine):
+    here.begin()
+    here.put(a=b"1")
+    here.put(b=b"2")
+    here.checkpoint("c1")
+    (log,) = here.folder.glob("*.log")
+    with log.open("r+b") as file:
+        file.truncate(log.stat().st_size - 1)
+    assert here.begin() == {"a": b"1", "b": b"2"}
+    (log,) = here.folder.glob("*.log")  # another one, with the same beginning
+    with log.open("r+b") as file:
+        file.truncate(log.stat().st_size - 1)
+    assert here.begin() == {"a": b"1", "b": b"2"}
+
+
 def test_a_state_that_is_damaged_is_said_and_an_older_one_taken(
     directory: Place, here: Machine, elsewhere: Machine
 ):
