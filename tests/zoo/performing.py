@@ -142,8 +142,13 @@ class Performance:
         self.past: list[Event] = []
         self.kills = 0
         prefix = ON_TERMINAL if program.terminal else ()
-        self.hurry = folder / "hurry"
-        environment = {**ENVIRONMENT, "ZOO_PAUSE": str(PAUSE_SECONDS), "ZOO_HURRY": str(self.hurry)}
+        self.hurry, self.hold = folder / "hurry", folder / "hold"
+        environment = {
+            **ENVIRONMENT,
+            "ZOO_PAUSE": str(PAUSE_SECONDS),
+            "ZOO_HURRY": str(self.hurry),
+            "ZOO_HOLD": str(self.hold),
+        }
         options = ("--interval", f"{INTERVAL_SECONDS}s", "--max-restarts", "20")
         self.lab = Lab(folder, name=program.name, environment=environment, options=options, prefix=prefix)
         self.terminal: Terminal | None = None
@@ -187,6 +192,10 @@ class Performance:
             self.lab.work.mkdir()
             self.start().event(RESTORED)
         self.kills += 1
+
+    def let_end(self) -> None:
+        """Let the program come to its end: enough has happened to it."""
+        self.hold.unlink(missing_ok=True)
 
     def hasten(self) -> None:
         """Have the program rest no more once another checkpoint is committed, or it has ended."""

@@ -46,12 +46,14 @@ def test_a_killed_program_ends_as_if_left_alone(program: Program, place: Place, 
     with recorded(program, place) as figures:
         with performance(tmp_path / "machine", program) as shown:
             expected = alone(program, tmp_path / "alone", shown.lab.env)
+            shown.hold.touch()
             shown.start()
             try:
                 for _ in range(KILLS or 1):
                     shown.kill(place, choices)
                 if not KILLS:  # docs/compatibility.md counts what checkpoints a program's whole time takes
                     shown.hasten()
+                shown.let_end()
                 outcome = shown.end()
             finally:
                 figures.update(shown.figures())

@@ -1,7 +1,8 @@
 """What every program of the zoo does alike: steps at a pace, and a digest at the end.
 
-ZOO_PAUSE is the pace, in seconds a step, until a file exists that ZOO_HURRY names; the result must be the same whatever
-it is.
+ZOO_PAUSE is the pace, in seconds a step, until a file exists that ZOO_HURRY names. Three quarters on, a program waits
+while there is a file that ZOO_HOLD names: it must not be over before all that is to happen to it has. The result must
+be the same whatever these are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = float(os.environ.get("ZOO_PAUSE", "0"))
 HURRY = os.environ.get("ZOO_HURRY", "")
+HOLD = os.environ.get("ZOO_HOLD", "")
+LOOK_SECONDS = 0.05
 
 
 def pause() -> float:
@@ -24,8 +27,10 @@ def pause() -> float:
 
 
 def steps(count: int) -> Iterator[int]:
-    """Count, tell of each number, and rest after it."""
+    """Count, tell of each number, and rest after it; see above."""
     for number in range(count):
+        while number == count * 3 // 4 and os.path.exists(HOLD):  # noqa: PTH110 - an empty path is none
+            time.sleep(LOOK_SECONDS)
         print(f"step {number}", flush=True)
         yield number
         time.sleep(pause())
