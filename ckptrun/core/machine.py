@@ -13,7 +13,8 @@ Rules:
 8.  A handler changes what its row says. After it, whatever has become possible is started: the next upload,
     the dump that is wanted most. Then the shell is told when time alone will change something (`WakeAt`).
 9.  Hooks that nothing waits for are run in the order of their `RunHooks`: ``on-failure`` after each failure of the
-    job and before what is done about it, ``post-commit`` after each commit, ``on-exit`` last of all, before `Finish`.
+    job and before what is done about it, ``post-commit`` after each commit that stays, ``on-exit`` last of all, before
+    `Finish`.
 10. A phase that depends on time (WAITING, STOPPING) moves on a `Tick` only.
 
 The diagram in docs/design/machine.md is drawn from this table.

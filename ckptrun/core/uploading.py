@@ -39,7 +39,8 @@ def committed(turn: Turn, event: Committed) -> None:
     for gone in event.expired:
         _expire(turn, gone)
     _drop_if_flawed(turn, event.id)
-    turn.emit(RunHooks(POST_COMMIT, checkpoint=event.id, kept=_kept(turn.state, event)))
+    if checkpoint.flaw is not Flaw.CORRUPT:  # else its commit is taken back at once
+        turn.emit(RunHooks(POST_COMMIT, checkpoint=event.id, kept=_kept(turn.state, event)))
 
 
 def commit_failed(turn: Turn, event: CommitFailed) -> None:

@@ -33,6 +33,19 @@ def test_the_hooks_of_a_commit_are_told_what_can_still_be_restored() -> None:
     ]
 
 
+def test_a_checkpoint_that_proved_corrupt_while_it_was_stored_has_no_hooks_of_a_commit() -> None:
+    """Its commit is taken back at once: nobody may count on it."""
+    machine = Machine().running()
+    machine.committed(2.0)
+    bad = machine.staged(3.0)
+    machine.fails(60.0, KILLED)
+    number = machine.state.incarnation.number
+    machine.feed(e.RestoreFailed(60.5, number, bad, "torn", corrupt=True))
+    machine.feed(e.Committed(61.0, bad, 2, 1.0, ()))
+    assert machine.the(c.MarkBad).checkpoint == bad
+    assert hooks(machine) == []
+
+
 def test_a_failure_has_its_hooks_before_the_restore() -> None:
     machine = Machine().running()
     machine.committed(5.0)
