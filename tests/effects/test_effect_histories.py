@@ -189,6 +189,7 @@ steps = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(steps, max_size=14),

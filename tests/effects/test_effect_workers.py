@@ -171,6 +171,7 @@ def test_what_no_sdk_would_say_of_it_is_why_it_failed_too(folder: Path):
     assert workers().run(entry) == "nothing is known that could be run"
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_killed_with_all_it_started(folder: Path):
     assert run(folder, "outside:hangs", seconds=1.5) == "it took longer than 1.5 s and was killed"
     wait_for_the_end_of(*(int(word) for word in notes(folder)[0].split()[:2]))

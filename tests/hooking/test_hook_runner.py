@@ -76,6 +76,7 @@ def test_a_hook_that_hangs_is_killed_with_all_of_its_group(tmp_path: Path):
             until(lambda pid=pid: gone(int(pid)))
 
 
+@pytest.mark.slow
 def test_a_hook_that_ignores_sigterm_is_killed_with_sigkill(tmp_path: Path):
     path = script(tmp_path / "h", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
     ended = execute(path, timeout=1.0)
@@ -83,6 +84,7 @@ def test_a_hook_that_ignores_sigterm_is_killed_with_sigkill(tmp_path: Path):
     assert ended.code in {-signal.SIGKILL, -signal.SIGTERM}
 
 
+@pytest.mark.slow
 def test_a_hook_gets_sigterm_first_although_ckptrun_blocks_it(tmp_path: Path):
     body = """
         signal.signal(signal.SIGTERM, lambda *_: (print("told to end", file=sys.stderr), sys.exit(0)))

@@ -59,6 +59,7 @@ class Ending:
         self.vault.start(RUNNING, fresh=True)
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_under_way_is_given_up_for_the_state(place: Place):
     lineage = Lineage(place.open(), "train", None)
     ending, slow = Ending(lineage), Slow()
