@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ckptrun.effects.model import Entry, Mark
 
+pytestmark = pytest.mark.slow
+
 
 def release() -> None:
     """An undo; never run here."""

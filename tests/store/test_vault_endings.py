@@ -19,6 +19,8 @@ from ckptrun.supervisor.vault import Vault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 ENDED = replace(RUNNING, state=RunState.FINISHED, exit=Exit("job", 0), ended=2000.0)
 STATE = snapshot("state-1", files=[("state-a-0-9", noise(300_000))], state={"generation": "a", "bytes": 9})
 

@@ -27,6 +27,8 @@ from ckptrun.job.adapters.langgraph._rows import StateFormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+pytestmark = pytest.mark.slow
+
 LAST = "_last_v6_timestamp"
 LONG = "many words " * 100
 STRANGE = [

@@ -22,6 +22,8 @@ from ckptrun.telemetry.events import FILE_NAME, EventLog
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 KEEP = Keep(last=10)
 
 
