@@ -33,7 +33,20 @@ CLEAR_PAUSE = 0.002
 FIRST_HELPER_PID, LAST_HELPER_PID = 2, 299
 """PIDs inside the capsule that ckptrun's own programs take."""
 ROOT_PID = 1000
-"""PID of the job root inside every capsule."""
+"""PID of the job root inside a capsule that a job was started in; a restored root has the PID of its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """How the job's tree begins, in PIDs as the job counts.
+
+    Args:
+        root: the job root.
+        first: the user's command, the root's first child.
+    """
+
+    root: int = ROOT_PID
+    first: int = ROOT_PID + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +213,18 @@ class Capsule:
         """Return the PIDs, as this process sees them, of everything under init."""
         return [] if self._reaped or not self.init_pid else descendants(self.init_pid)
 
-    def job_pids(self) -> list[int]:
+    def job_pids(self, root_pid: int = ROOT_PID) -> list[int]:
         """Return the PIDs, as this process sees them, of the job root and all below it, the root first."""
-        root = self.host_pid(ROOT_PID)
+        root = self.host_pid(root_pid)
         return [] if root is None else [root, *descendants(root)]
 
-    def strays(self) -> list[int]:
+    def strays(self, root_pid: int = ROOT_PID) -> list[int]:
         """Return the PIDs inside of processes of the job that are no longer below its root: no dump would hold them.
 
         CRIU makes them at a restore, of daemons whose session leader has ended.
         """
         inside = [] if self._reaped or not self.init_pid else map(pid_inside, children(self.init_pid))
-        return sorted(pid for pid in inside if pid and pid > LAST_HELPER_PID and pid != ROOT_PID)
+        return sorted(pid for pid in inside if pid and pid > LAST_HELPER_PID and pid != root_pid)
 
     def host_pid(self, inside: int) -> int | None:
         """Return the PID as this process sees it of PID `inside` of the capsule."""

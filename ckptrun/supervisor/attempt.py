@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.appstate.mark import Frozen as StateThen
-from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.core.events import JOB_ENDED
 from ckptrun.core.model import BytesSource, FileContent, Snapshot
 from ckptrun.criu import dumping, engine, remedies
@@ -163,7 +162,7 @@ class Attempt:
         """Do everything that need not wait for the hooks that hold somebody: reading what files have, above all."""
         tools, incarnation = self._tools, self._incarnation
         assert incarnation.helper is not None
-        if strays := incarnation.capsule.strays():
+        if strays := incarnation.capsule.strays(incarnation.tree.root):
             raise DumpError(
                 f"process {strays[0]} (as the job counts) is a daemon that the last restore left outside the tree; "
                 "a checkpoint would lack it",
@@ -189,7 +188,7 @@ class Attempt:
         if self._command.hold and self._command.deadline is not None:
             hold = max(self._command.deadline - time.monotonic(), 1.0)
         request = dumping.DumpRequest(
-            ROOT_PID,
+            incarnation.tree.root,
             slot,
             sorted(wiring.names.values()),
             self._order.max_freeze,
@@ -275,6 +274,7 @@ class Attempt:
             tools.channel.facts(),
             self._command.trigger.value,
             state=moment.state.mark.to_json(),
+            tree=self._incarnation.tree,
         )
         helper_content = FileContent(HELPER_KEY, BytesSource(helper.path.read_bytes()))
         snapshot = Snapshot(

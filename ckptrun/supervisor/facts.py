@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ckptrun.capsule.capsule import ROOT_PID, Tree
 from ckptrun.capsule.streams import Position
 from ckptrun.criu.connections import KEEP_FLAGS
 from ckptrun.errors import CorruptError
@@ -39,6 +40,7 @@ class Facts:
         channel: what the job was told and has promised; see `Channel.facts`.
         trigger: why it was taken; empty in older checkpoints.
         hooks: by hook, the data it wants back; see `ckptrun.hooking`.
+        tree: PIDs of the job root and of the user's command; those of every older checkpoint where absent.
         state: which state of the job's is among the contents; see `ckptrun.appstate.mark`.
     """
 
@@ -57,6 +59,7 @@ class Facts:
     trigger: str = ""
     hooks: Mapping[str, dict[str, Json]] = field(default_factory=dict)
     state: Mapping[str, Json] = field(default_factory=dict)
+    tree: Tree = field(default_factory=Tree)
 
     def to_json(self) -> dict[str, Json]:
         """Return the facts for the manifest."""
@@ -77,6 +80,8 @@ class Facts:
             "trigger": self.trigger,
             "hooks": dict(self.hooks),
             "state": dict(self.state),
+            "root_pid": self.tree.root,
+            "first_pid": self.tree.first,
         }
 
     @classmethod
@@ -108,6 +113,7 @@ class Facts:
                 value.get("trigger", ""),
                 value.get("hooks", {}),
                 value.get("state", {}),
+                Tree(value.get("root_pid", ROOT_PID), value.get("first_pid", ROOT_PID + 1)),
             )
         except (KeyError, TypeError) as error:
             raise CorruptError(f"the checkpoint's facts do not parse: {error!r}") from error

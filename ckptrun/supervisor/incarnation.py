@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
+from ckptrun.capsule.capsule import Callbacks, Capsule, Tree
 from ckptrun.capsule.helper import HIDDEN
 from ckptrun.capsule.processes import is_over, pid_inside
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
@@ -71,6 +71,7 @@ class Incarnation:
         self.helper: Helper | None = None
         self.offsets = Offsets(0, 0)
         self.portable = job.portable
+        self.tree = Tree()
         self.started = time.monotonic()
         self.interrupted = float("-inf")
         self.ended = threading.Event()
@@ -133,7 +134,7 @@ class Incarnation:
                     self._job.cwd,
                     wiring.fds(),
                     self._job.privilege.job,
-                    last_pid=ROOT_PID - 1,
+                    last_pid=self.tree.root - 1,
                     deny_io_uring=self._job.deny_io_uring,
                 )
             )
@@ -196,7 +197,7 @@ class Incarnation:
 
     def pids(self) -> list[int]:
         """Return the PIDs, seen from here, of the job root and every process of the job, the root first."""
-        return self.capsule.job_pids()
+        return self.capsule.job_pids(self.tree.root)
 
     def dead(self) -> bool:
         """Whether the job root or the job's first process has died, even if nobody could be told yet."""
@@ -209,7 +210,7 @@ class Incarnation:
             return None
         if self._job_pid is None or not psutil.pid_exists(self._job_pid):
             children = ((pid_inside(pid), pid) for pid in self.pids()[1:])
-            self._job_pid = next((pid for inside, pid in children if inside == ROOT_PID + 1), None)
+            self._job_pid = next((pid for inside, pid in children if inside == self.tree.first), None)
         return self._job_pid
 
     def root(self) -> str:
@@ -219,7 +220,7 @@ class Incarnation:
     def signal(self, signum: int) -> None:
         """Send a signal to the job, if it is there yet; the job root passes it on."""
         if self._opened:
-            self.capsule.kill(ROOT_PID, signum)
+            self.capsule.kill(self.tree.root, signum)
 
     def condemn(self) -> bool:
         """Have it killed: main thread only.
@@ -248,7 +249,7 @@ class Incarnation:
             self.capsule.destroy()
 
     def _exited(self, pid: int, status: int) -> None:
-        if pid == ROOT_PID:
+        if pid == self.tree.root:
             with self._lock:
                 self._status = status
                 over = not self._restoring
@@ -256,7 +257,7 @@ class Incarnation:
                 self.capsule.destroy()
 
     def _stopped(self, pid: int) -> None:
-        if pid == ROOT_PID:
+        if pid == self.tree.root:
             self._on_stop()
 
     def _gone(self) -> None:

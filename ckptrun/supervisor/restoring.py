@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import helper as helpers
-from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Offsets
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine, identities, locks, restoring
@@ -212,6 +211,7 @@ class Restorer:
                 f"--portable-cpu {asked} has no effect: the job was started {how} and goes on so"
             )
         incarnation.portable = given
+        incarnation.tree = facts.tree
 
     def _offsets(self, facts: Facts) -> Offsets | None:
         """Where CRIU leaves the clocks alone, the capsule makes them go on from where they stood."""
@@ -238,7 +238,7 @@ class Restorer:
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
             spawn = incarnation.spawn_criu(None)
-            adopter = ROOT_PID if tools.reader.has_orphans(streams) else 0
+            adopter = facts.tree.root if tools.reader.has_orphans(streams) else 0
             retrying = functools.partial(self._retrying, incarnation)
             incarnation.restoring()
             for pause in (*AGAIN_AFTER, None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ckptrun.capsule.capsule import Tree
 from ckptrun.capsule.streams import Position
 from ckptrun.supervisor.compat import Compat
 from ckptrun.supervisor.facts import Facts
@@ -33,3 +34,12 @@ def test_the_data_of_hooks_comes_back() -> None:
     assert Facts.from_json(facts.to_json()) == facts
     assert isinstance(facts.position, Position)
     assert isinstance(facts.compat, Compat)
+
+
+def test_the_root_of_an_older_checkpoint_has_the_pid_that_all_had() -> None:
+    assert Facts.from_json(BASE).tree == Tree(1000, 1001)
+
+
+def test_a_root_with_another_pid_comes_back() -> None:
+    facts = replace(Facts.from_json(BASE), tree=Tree(4711, 4713))
+    assert Facts.from_json(facts.to_json()) == facts
