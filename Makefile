@@ -71,13 +71,17 @@ $(VENV)/.python:
 demo: setup ## a real training run, killed on the way, restored, finished
 	@$(PY) examples/demo.py
 
-# A filesystem that can reflink, PostgreSQL, Redis; the tests that need what is missing skip and say so.
+# A filesystem that can reflink, PostgreSQL, Redis, containers; the tests that need what is missing skip and say so.
 .PHONY: test-packages
 test-packages:
 	@missing=()
 	command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 	command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 	command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
+	command -v podman >/dev/null || missing+=(podman)
+	command -v crun >/dev/null || missing+=(crun)
+	compgen -G '/usr/lib*/podman/netavark' >/dev/null || missing+=(netavark) # podman does not start without it
+	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 	if [ "$${#missing[@]}" -gt 0 ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	  export DEBIAN_FRONTEND=noninteractive
 	  apt-get -o Acquire::Retries=5 -qq update

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from support.s3 import S3Server
 
-LONGEST = ("e2e", "zoo", "provision", "packaging", "faults")
+LONGEST = ("e2e", "containers", "zoo", "provision", "packaging", "faults")
 """Folders whose files take minutes: of processes side by side none then has one left when the others are done."""
 
 

@@ -1,0 +1,57 @@
+"""Podman for the session, its images, and pods for a test. Skips, with the reason, where no container can be run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from podman import Pod, Podman, images_locked, why_not
+from support.run import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+sys.path.append(str(REPOSITORY / "image"))  # the modules that `make image` runs
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with Podman() as podman:
+        yield podman
+
+
+@pytest.fixture(scope="session")
+def base_image(podman: Podman) -> str:
+    """Debian with Python; made once on a machine, and kept."""
+    import base  # noqa: PLC0415 - from the folder `image`
+
+    tag = f"localhost/ckptrun-test-base:{base.recipe()}"
+    with images_locked():
+        if not podman.has_image(tag):
+            podman.enter(sys.executable, REPOSITORY / "image/base.py", tag)
+    return tag
+
+
+class MakePod(Protocol):
+    """Makes a pod; see `Pod`."""
+
+    def __call__(self, *, share_pid: bool = True, host_network: bool = False) -> Pod: ...
+
+
+@pytest.fixture
+def pod(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[MakePod]:
+    """Make pods; they are gone when the test is over."""
+    pods: list[Pod] = []
+
+    def make(*, share_pid: bool = True, host_network: bool = False) -> Pod:
+        folder = tmp_path / f"pod{len(pods)}"
+        pods.append(made := Pod(podman, base_image, folder, share_pid=share_pid, host_network=host_network))
+        return made
+
+    yield make
+    for one in pods:
+        one.remove()
