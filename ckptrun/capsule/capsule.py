@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import spec as specs
@@ -23,7 +23,7 @@ from ckptrun.capsule.processes import children, descendants, pid_inside
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 START_SECONDS = 10.0
 END_SECONDS = 5.0
@@ -150,13 +150,26 @@ class Capsule:
         """
         spec_fd = specs.to_file(program.words())
         try:
-            answer = self._ask("spawn", [spec_fd, *program.fds.values()])
+            answer = self._ask("spawn", [spec_fd, *program.passed()])
         finally:
             os.close(spec_fd)
         if answer[0] == "failed":
             number = int(answer[2])
             raise OSError(number, os.strerror(number), answer[3])
         return self._spawned.pop(answer[1])
+
+    def start_root(self, program: specs.Program, keep: Mapping[str, int] | None = None) -> int:
+        """Start a fresh job root; return its PID inside.
+
+        Args:
+            program: the role `root` of the helper, and the job's command.
+            keep: descriptors by name that are to outlive this process, where that is possible: not here.
+
+        Raises:
+            OSError: see `spawn`.
+        """
+        del keep  # with this process the capsule ends too
+        return self.spawn(replace(program, last_pid=ROOT_PID - 1)).pid
 
     def watch(self, events: int, log: int) -> None:
         """Have init read a fanotify group and append the job's events to a log; both are duplicated.

@@ -79,3 +79,18 @@ def _is_leaving(thread: Path) -> bool:
     except OSError:
         return True
     return state in "ZX" or bool(int(numbers[5]) & _PF_EXITING) or any(int(p, 16) & _SIGKILL for p in pending)
+
+
+def mount_namespace(pid: int) -> int:
+    """Return the number of a process's mount namespace. Raises OSError."""
+    return Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+
+
+def in_mount_namespace(number: int) -> list[int]:
+    """Return the PIDs of every process in a mount namespace, of those this process may look at."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and mount_namespace(int(entry.name)) == number:
+                found.append(int(entry.name))
+    return found

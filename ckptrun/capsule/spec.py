@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from ckptrun.capsule import masks as proc
 from ckptrun.capsule.helper import HIDDEN, Helper
+from ckptrun.capsule.masks import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+    from ckptrun.capsule.masks import Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ class CapsuleSpec:
         offsets: for the time namespace; None leaves the clocks alone.
         owner: uid and gid of the folder that holds what the job may write.
         read_only: names in `shared` of folders that nothing inside may change.
+        masks: put on the fresh /proc: see `masks`.
+        enter: make it in the mount, ipc, net, uts and cgroup namespaces of this process; 0: in this one's own. The
+            PID namespace stays this one's, `shared` and the helper are looked up here.
+        agent: make no namespace, and so no capsule: join those of `enter` and be the agent of what runs there.
+        detach: of an agent: take what an earlier one has put on /dev/shm away first.
+        furnished: of an agent: an earlier one has put everything there, and it stays.
+        shared_memory: size of /dev/shm in bytes; 0: half of the machine's memory.
     """
 
     helper: Helper
@@ -57,6 +66,12 @@ class CapsuleSpec:
     offsets: Offsets | None = None
     owner: tuple[int, int] | None = None
     read_only: Collection[str] = ()
+    masks: tuple[Mask, ...] = ()
+    enter: int = 0
+    agent: bool = False
+    detach: bool = False
+    furnished: bool = False
+    shared_memory: int = 0
 
     def words(self) -> list[bytes]:
         """Return the specification as the helper reads it."""
@@ -65,9 +80,39 @@ class CapsuleSpec:
             steps.append(("userns", *self.user_namespace))
         if self.offsets:
             steps.append(("clock", *_split(self.offsets.monotonic), *_split(self.offsets.boottime)))
+        if self.enter:
+            steps.append(("enter", self.enter))
+        if self.agent:
+            steps += [("outer",), *self._hidden()]
+        else:
+            steps += [
+                *proc.before(self.masks),
+                ("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+                *proc.after(self.masks),
+                *self._hidden(),
+                (
+                    "mount",
+                    "devpts",
+                    "/dev/pts",
+                    "devpts",
+                    MS_NOSUID | MS_NOEXEC,
+                    "newinstance,ptmxmode=0666,mode=0620",
+                ),
+                ("mount", "/dev/pts/ptmx", "/dev/ptmx", "", MS_BIND, ""),
+            ]
+        return [word for step in steps for word in _encode(*step)]
+
+    def _hidden(self) -> list[tuple[object, ...]]:
+        """Return the steps that make /dev/shm and what of ckptrun lies there."""
+        shm = str(PurePath(HIDDEN).parent)
+        steps: list[tuple[object, ...]] = []
+        if self.furnished:
+            return [("copy", self.helper.path, self.helper.inside_path, 0o755)]
+        if self.detach:
+            steps.append(("detach", shm))
+        size = f",size={self.shared_memory}" if self.shared_memory else ""
         steps += [
-            ("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-            ("mount", "tmpfs", str(PurePath(HIDDEN).parent), "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"),
+            ("mount", "tmpfs", shm, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777{size}"),
             ("mkdir", HIDDEN, 0o755),
             ("mkdir", f"{HIDDEN}/bin", 0o755),
             ("copy", self.helper.path, self.helper.inside_path, 0o755),
@@ -76,21 +121,13 @@ class CapsuleSpec:
             steps.append(("chown", HIDDEN, *self.owner))
         for name, folder in self.shared.items():
             inside = f"{HIDDEN}/{name}"
-            steps += [("mkdir", inside, 0o700), ("mount", folder, inside, "", MS_BIND, "")]
+            steps.append(("mkdir", inside, 0o700))
+            steps.append(
+                ("tree", folder, inside) if self.enter else ("mount", folder, inside, "", MS_BIND, "")
+            )
             if name in self.read_only:
                 steps.append(("mount", "", inside, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _kept(folder), ""))
-        steps += [
-            (
-                "mount",
-                "devpts",
-                "/dev/pts",
-                "devpts",
-                MS_NOSUID | MS_NOEXEC,
-                "newinstance,ptmxmode=0666,mode=0620",
-            ),
-            ("mount", "/dev/pts/ptmx", "/dev/ptmx", "", MS_BIND, ""),
-        ]
-        return [word for step in steps for word in _encode(*step)]
+        return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +144,7 @@ class Program:
         last_pid: set the PID counter to this first, so that the program gets the next one.
         deny_io_uring: answer ENOSYS to io_uring_setup.
         umask: its file mode creation mask; None: as this process's.
+        folder: descriptor of this process: of the folder that is its working directory, in place of `cwd`.
     """
 
     argv: Sequence[str | bytes]
@@ -118,13 +156,18 @@ class Program:
     last_pid: int = 0
     deny_io_uring: bool = False
     umask: int | None = None
+    folder: int = -1
+
+    def passed(self) -> list[int]:
+        """Return the descriptors that go with the words, in their order."""
+        return [*self.fds.values(), *([self.folder] if self.folder >= 0 else [])]
 
     def words(self) -> list[bytes]:
         """Return the specification as the helper reads it: key, value, and so on."""
         pairs: list[tuple[str, object]] = [("arg", word) for word in self.argv]
         pairs += [("env", os.fsencode(k) + b"=" + os.fsencode(v)) for k, v in self.env.items()]
         pairs += [("fd", target) for target in self.fds]
-        pairs.append(("cwd", self.cwd))
+        pairs.append(("folder", 1) if self.folder >= 0 else ("cwd", self.cwd))
         if self.umask is not None:
             pairs.append(("umask", self.umask))
         if self.pid:

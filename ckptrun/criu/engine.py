@@ -49,16 +49,19 @@ class Place:
         folder: private, short path, empty: sockets and logs.
         action: path of the static helper inside the capsule.
         unprivileged: pass ``--unprivileged``.
+        at_hand: CRIU finds the folder as its working directory, not by its path: see `Program.folder`.
     """
 
     criu: Criu
     folder: Path
     action: str
     unprivileged: bool = False
+    at_hand: bool = False
 
     def common(self, verb: str) -> list[str]:
         """Return the options dump and restore share."""
-        options = [*self.criu.argv, verb, "--stream", "-D", str(self.folder), "-W", str(self.folder)]
+        folder = "." if self.at_hand else str(self.folder)
+        options = [*self.criu.argv, verb, "--stream", "-D", folder, "-W", folder]
         options += ["-o", f"{verb}.log", LOG_LEVEL, "--action-script", self.action]
         options += ["--manage-cgroups=ignore", "--file-locks", "--ext-unix-sk"]
         if self.unprivileged:
