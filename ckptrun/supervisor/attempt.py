@@ -177,8 +177,9 @@ class Attempt:
         if (hopeless := remedies.refusal(pids)) is not None:
             raise DumpError(hopeless.cause, hint=hopeless.remedy.remedy)
         tools.machine.know()
-        self._mapped = tools.binaries.mapped(pids)
-        self._prepared = tools.journal.prepare(pids, slot.put, self._order.stored())
+        stored = self._order.stored()
+        self._mapped = tools.there(lambda: tools.binaries.mapped(pids))
+        self._prepared = tools.there(lambda: tools.journal.prepare(pids, slot.put, stored))
 
     def _dump(self, slot: Slot, flags: tuple[str, ...]) -> None:
         tools, incarnation = self._tools, self._incarnation
@@ -222,7 +223,7 @@ class Attempt:
             raise dumping.KnownDumpError(loss)
         self._leaving = tools.network.look(pids, images)
         position = tools.streams.freeze()
-        files = tools.journal.capture(self._prepared, pids, slot.put, self._command.id)
+        files = tools.there(lambda: tools.journal.capture(self._prepared, pids, slot.put, self._command.id))
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + incarnation.offsets.monotonic
         boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + incarnation.offsets.boottime
         if incarnation.dead():
@@ -250,8 +251,8 @@ class Attempt:
         tools.reader.check_links(images, PRIVATE)
         tools.reader.check_mappings(images)
         tools.network.check_dump(images, self._leaving, again=self._again)
-        mapped = self._mapped | tools.binaries.mapped(self._incarnation.pids())
-        capture = tools.journal.seal(moment.files)
+        mapped = self._mapped | tools.there(lambda: tools.binaries.mapped(self._incarnation.pids()))
+        capture = tools.there(lambda: tools.journal.seal(moment.files))
         self._order.tell(capture.problems)
         facts = Facts(
             moment.position,

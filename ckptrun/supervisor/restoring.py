@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.spec import Offsets
+from ckptrun.capsule.visit import AtHome
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine, identities, locks, restoring
 from ckptrun.errors import (
@@ -147,7 +148,8 @@ class Restorer:
         images = self._fetch(command.checkpoint, command.local)
         facts = images.facts
         self._check(facts)
-        locks.wait(locks.locks_of(tools.reader, images.streams, PRIVATE), tools.note)
+        held = locks.locks_of(tools.reader, images.streams, PRIVATE)
+        tools.there(lambda: locks.wait(held, tools.note))
         self._inherit(facts, incarnation)
         self._hooks = tools.hooks.restore(command, incarnation, facts, images.created)
         self._hooks.open(lambda: incarnation.condemned)
@@ -167,15 +169,17 @@ class Restorer:
         tools, facts = self._tools, images.facts
         tools.streams.rewind_input(facts.position)
         records = records_from_json(facts.journal)
-        report = rollback(
-            records,
-            images.files.__getitem__,
-            aside=self._folders.aside,
-            ignore=self._folders.own,
-            since=tools.journal.since(command.checkpoint),
+        aside = self._folders.aside
+        report = tools.there(
+            lambda: rollback(
+                records,
+                lambda key: AtHome(images.files[key]),
+                aside=aside,
+                ignore=self._folders.own,
+                since=tools.journal.since(command.checkpoint),
+            )
         )
         Problems(tools.note).tell((*report.problems, *report.notes))
-        aside = self._folders.aside
         cut = tools.streams.cut_back(
             facts.position, lambda path, size: keep_tail(Path(path), size, aside=aside)
         )
@@ -183,7 +187,7 @@ class Restorer:
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
         Problems(tools.note).tell(populate(records, images.files.__getitem__, Path(incarnation.root())))
-        tools.journal.resume(records, command.checkpoint)
+        tools.there(lambda: tools.journal.resume(records, command.checkpoint))
         others = moved(records, incarnation.root())
         self._run_criu(incarnation, identities.renamed(images.streams, others), facts, helper)
         affinity.put_back(incarnation.pids(), facts.affinity)
@@ -199,8 +203,10 @@ class Restorer:
                 f"this one is of kind {ours.kind!r} with uid {ours.uid}",
                 hint="run the command as the same user as before",
             )
-        for note in compat.check(facts.compat, self._tools.machine, self._tools.binaries):
-            self._tools.note(note)
+        tools = self._tools
+        tools.machine.know()
+        for note in tools.there(lambda: compat.check(facts.compat, tools.machine, tools.binaries)):
+            tools.note(note)
 
     def _inherit(self, facts: Facts, incarnation: Incarnation) -> None:
         """Note what the job was started with: it goes on with that, whatever the command says now."""

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptrun.capsule.visit import here
 from ckptrun.supervisor.hooks import RunsHooks
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.capsule.streams import Streams
+    from ckptrun.capsule.visit import Place
     from ckptrun.core.events import Event
     from ckptrun.criu.images import ImageReader
     from ckptrun.criu.program import Criu
@@ -51,6 +53,8 @@ class Tools:
     hooks: RunsHooks = field(default_factory=RunsHooks)
     effects: Effects | None = None
     state: JobState | None = None
+    there: Place = here
+    """Runs what looks at the job's files, or changes them, where they are."""
     alone: threading.Lock = field(default_factory=threading.Lock)
     """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
 
