@@ -85,7 +85,7 @@ class _Run:
         self.speaker = Speaker(settings.verbosity, as_json=settings.log_format.value == "json")
         say_logs(self.speaker)
         self.streams = Streams(self._note)  # before anything is said: our own lines are then known as such
-        self.privilege = privilege.find(os.environ)
+        self.privilege = privilege.find(os.environ, settings.user)
         self.criu = provision.find()
         self.reader = ImageReader(self.criu.pycriu_path)
         self.network = Network(settings.tcp, self.reader)
@@ -114,7 +114,7 @@ class _Run:
             self.speaker.say(note)
         self.finished = _ended_well(writer)
         shell = Shell(self._config(), grace=settings.grace, forward_usr1=settings.forward_usr1)
-        place = workplace.make(dict(os.environ))
+        place = workplace.make(dict(os.environ), settings.state_dir)
         diary = EventLog(settings.run_dir / FILE_NAME)
         keep = Keep(settings.keep_last)
         vault = Vault(

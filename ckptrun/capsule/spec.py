@@ -24,12 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a program runs as; None in `Program.identity` means: as init itself."""
+    """Whom a program runs as; None in `Program.identity` means: as init itself.
+
+    Args:
+        uid: user id.
+        gid: group id.
+        groups: supplementary groups.
+        keep_capabilities: it keeps every capability of init's, ambient.
+        restricted: it has no capability and never gets one: every set is empty, ``no_new_privs`` is set.
+    """
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
     keep_capabilities: bool = False
+    restricted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +190,8 @@ class Program:
             pairs += [("group", group) for group in self.identity.groups]
             if self.identity.keep_capabilities:
                 pairs.append(("keep-capabilities", 1))
+            if self.identity.restricted:
+                pairs += [("drop-bounding", 1), ("no-new-privs", 1)]
         return [word for key, value in pairs for word in _encode(key, value)]
 
 

@@ -36,7 +36,6 @@ COMMANDS = {
     "hooks": ("hooks", "List hooks, or try one without a run."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
-    "kube": ("kube", "Prepare pods for ckptrun, and see what they need."),
 }
 """Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
 
@@ -92,6 +91,10 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if words is None else words)
     _open_standard_streams()
     try:
+        if os.getpid() == 1:
+            from ckptrun.app.firstprocess import hand_over  # noqa: PLC0415 -- only as a container's entry point
+
+            hand_over()
         return _run(arguments)
     except CkptrunError as error:
         return _complain(error.message, error.hint, error.exit_code, error)

@@ -68,6 +68,10 @@ _RUN = {
         "HOW",
         "Open TCP connections: auto (the job's own survive, others close), keep, close.",
     ),
+    "user": (
+        "U",
+        "As root: run the job as NAME, UID or UID:GID, with no capability and no way to gain one.",
+    ),
     "pass-env": ("NAME", "Give the job a store credential (AWS_...) that it would not get. Repeatable."),
     "label": ("K=V", "Noted with the run. Repeatable."),
     "log-format": ("FORMAT", "text or json. Default: text."),

@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptrun.core import confinement
 from ckptrun.core.health import Check
 from ckptrun.criu import probe, provision
 from ckptrun.criu.available import available_memory
@@ -27,9 +28,6 @@ ARCHITECTURES = ("x86_64", "aarch64")
 _LITTLE_MEMORY = 256 << 20
 _PTRACE_SEIZE = 0x4206
 _PTRACE_O_SUSPEND_SECCOMP = 1 << 21
-# What dump and restore need, found by taking one away at a time; all but the essential ones only for some jobs (other
-# users' processes, dropped capabilities). Numbers of capability.h.
-_NEEDED = {"DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, **probe.ESSENTIAL}
 _USEFUL = {
     "NET_ADMIN": (12, "established TCP connections are closed at a dump"),
     "SYS_RESOURCE": (24, "jobs of another user need CRIU's unprivileged mode, pipes stay at 1 MiB"),
@@ -75,7 +73,7 @@ def _namespaces() -> Check:
 def namespace_remedy(settings: Mapping[str, int], *, root: bool) -> str:
     """Return what lets this user make namespaces, from the kernel's settings by name."""
     if root:
-        return "give the container CAP_SYS_ADMIN and seccomp=unconfined, or run ckptrun outside it"
+        return f"{confinement.mounting(probe.security_label())}; or run ckptrun outside it"
     if settings.get("user.max_user_namespaces") == 0:
         return "as root: sysctl user.max_user_namespaces=10000; or run ckptrun with sudo"
     if settings.get("kernel.unprivileged_userns_clone") == 0:
@@ -105,7 +103,9 @@ def _settings() -> dict[str, int]:
 
 def _time_namespace() -> Check:
     problem = _unshare("--time", "--fork", "true")
-    remedy = "clocks would jump at a restore: use Linux 5.6 or newer, and give a container CAP_SYS_TIME"
+    remedy = (
+        f"clocks would jump at a restore: use Linux 5.6 or newer; {confinement.capabilities(['SYS_TIME'])}"
+    )
     return Check("time namespace", not problem, problem or "can be made", remedy if problem else "")
 
 
@@ -113,7 +113,7 @@ def _last_pid() -> Check:
     """A restored job's next child must not get a PID that is taken; see DESIGN, "Process model"."""
     where = "/proc/sys/kernel/ns_last_pid"
     problem = _unshare("--pid", "--mount", "--fork", "--mount-proc", "tee", where, stdin="500")
-    remedy = "mount /proc/sys writable in the container, or give it CAP_CHECKPOINT_RESTORE"
+    remedy = confinement.capabilities(["SYS_ADMIN"])
     return Check("ns_last_pid", not problem, problem or f"{where} can be set", remedy if problem else "")
 
 
@@ -123,7 +123,7 @@ def _seccomp() -> Check:
         return Check("seccomp", True, "a job with a seccomp filter can be dumped")
     if not probe.is_root():
         return Check("seccomp", True, "a job with a seccomp filter cannot be dumped by an ordinary user")
-    remedy = "run the container of ckptrun with seccomp=unconfined and CAP_SYS_ADMIN"
+    remedy = confinement.SECCOMP if probe.has_seccomp_filter() else confinement.capabilities(["SYS_ADMIN"])
     return Check("seccomp", False, f"a job with a seccomp filter cannot be dumped: {problem}", remedy)
 
 
@@ -154,12 +154,9 @@ def _memory() -> Check:
 
 def capability_check(effective: int) -> Check:
     """Judge a mask of effective capabilities: what is needed, and what is merely missed."""
-    missing = [name for name, number in _NEEDED.items() if not effective >> number & 1]
-    if missing:
-        names = ", ".join(missing)
-        return Check(
-            "capabilities", False, f"missing: {names}", f"add {names} to the container's capabilities"
-        )
+    if missing := probe.missing_capabilities(effective):
+        remedy = confinement.capabilities(missing)
+        return Check("capabilities", False, f"missing: {', '.join(missing)}", remedy)
     absent = [f"no {name}: {cost}" for name, (number, cost) in _USEFUL.items() if not effective >> number & 1]
     return Check("capabilities", True, "; ".join(["all that are needed", *absent]))
 

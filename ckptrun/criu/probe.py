@@ -23,7 +23,7 @@ from ckptrun.criu.program import MINIMUM, Criu, parse_version, show_version
 from ckptrun.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 _TIMEOUT = 60.0  # seconds for any one question; they take 0.1
 _FAILURES_KEPT = 3600.0  # seconds: a machine's configuration may be mended
@@ -31,6 +31,8 @@ _ENTRIES_KEPT = 16
 _NET_ADMIN = 12  # capability.h
 ESSENTIAL = {"SETPCAP": 8, "SYS_CHROOT": 18, "SYS_ADMIN": 21, "SYS_TIME": 25}
 """Without these, root makes no capsule, or dumps what it cannot restore, whatever the job; capability.h's numbers."""
+NEEDED = {"DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, **ESSENTIAL}
+"""What dump and restore of another user's job need, found by taking one away at a time."""
 
 _ERROR_LINE = re.compile(
     r"^(?:\(\d+\.\d+\)\s+)?(?:Error|Warn)\s+\([^)]*\): (?P<words>.*)$|^(?P<plain>CRIU needs .*)$"
@@ -100,9 +102,24 @@ def effective_capabilities() -> int:
     return int(match[1], 16) if match else 0
 
 
-def missing_capabilities(effective: int) -> list[str]:
-    """Return which of the essential capabilities a mask of effective ones lacks."""
-    return [name for name, number in ESSENTIAL.items() if not effective >> number & 1]
+def missing_capabilities(effective: int, needed: Collection[str] = NEEDED) -> list[str]:
+    """Return which of the capabilities that are needed a mask of effective ones lacks."""
+    return [name for name, number in NEEDED.items() if name in needed and not effective >> number & 1]
+
+
+def has_seccomp_filter() -> bool:
+    """Say whether a filter is on this process: it and CRIU may not suspend that of a job."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    match = re.search(r"^Seccomp:\s*(\d+)", status, re.MULTILINE)
+    return match is not None and match[1] != "0"
+
+
+def security_label() -> str:
+    """Return the profile of AppArmor's or the context of SELinux's that this process is held by; empty if none is."""
+    try:
+        return Path("/proc/self/attr/current").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
 
 
 def examine(criu: Criu) -> Findings:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ckptrun.settings.pod import Pod
-
 GIB = 1 << 30
 
 
@@ -117,12 +115,12 @@ class RunSettings:
         take_over: do not wait for another writer's lease.
         require_store: refuse to run while the store cannot be reached.
         tcp: what becomes of open TCP connections at a restore.
+        user: whom the job runs as, as written: a name or a number, and a group after a colon; empty for the usual.
         hooks: see `HookSettings`.
         ledger: URL of the effect ledger; empty for a file in the run's directory.
         require_ledger: refuse to restore where the ledger lacks what the checkpoint counts on.
         at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
-        pod: the pod this is; None outside Kubernetes.
     """
 
     command: tuple[str, ...]
@@ -153,6 +151,7 @@ class RunSettings:
     allow_io_uring: bool = False
     private_tmp: bool = True
     tcp: TcpPolicy = TcpPolicy.AUTO
+    user: str = ""
     forward_usr1: bool = False
     log_format: LogFormat = LogFormat.TEXT
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +160,6 @@ class RunSettings:
     require_ledger: bool = False
     at: str | None = None
     verbosity: int = 0
-    pod: Pod | None = None
 
     @property
     def store(self) -> StoreSettings:

@@ -17,7 +17,6 @@ from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
-from ckptrun.settings.pod import find_pod, pod_lineage
 from ckptrun.settings.portable import cap
 from ckptrun.settings.sources import FILE_NAME, NOT_BUILT, Level, Sources, read_document
 from ckptrun.settings.units import parse_duration, parse_size
@@ -77,7 +76,7 @@ def resolve_run(
     environment, uncapped = cap(environment, level) if level else (environment, ())
     return RunSettings(
         command=tuple(command),
-        name=_name(sources, store.url, command, cwd, environ),
+        name=_name(sources, store.url, command, cwd),
         cwd=cwd,
         store_url=store.url,
         s3_endpoint_url=store.endpoint,
@@ -104,6 +103,7 @@ def resolve_run(
         allow_io_uring=sources.flag("allow-io-uring"),
         private_tmp=not sources.flag("no-private-tmp"),
         tcp=sources.value("tcp", lambda text: _choice(TcpPolicy, text), TcpPolicy.AUTO),
+        user=sources.value("user", _user, ""),
         forward_usr1=sources.flag("forward-usr1"),
         log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
         labels=dict(sources.many("label", _label)),
@@ -111,7 +111,6 @@ def resolve_run(
         ledger=sources.value("ledger", str, ""),
         require_ledger=sources.flag("require-ledger"),
         verbosity=_verbosity(sources),
-        pod=find_pod(environ),
     )
 
 
@@ -213,19 +212,13 @@ def _check_contradictions(sources: Sources) -> None:
         )
 
 
-def _name(
-    sources: Sources, store_url: str, command: Sequence[str], cwd: Path, environ: Mapping[str, str]
-) -> str:
-    if sources.found("name") is not None:
-        return sources.value("name", check_name, "")
-    if of_pod := pod_lineage(environ):
-        return of_pod
-    if store_url.startswith("s3:"):
+def _name(sources: Sources, store_url: str, command: Sequence[str], cwd: Path) -> str:
+    if sources.found("name") is None and store_url.startswith("s3:"):
         raise UsageError(
             f"a run in {store_url} needs a name: in containers every default would be alike",
-            hint="pass --name NAME; in a pod, CKPTRUN_POD_NAME and CKPTRUN_POD_NAMESPACE give it one",
+            hint="pass --name NAME",
         )
-    return default_name(command, cwd)
+    return sources.value("name", check_name, "") or default_name(command, cwd)
 
 
 def _verbosity(sources: Sources) -> int:
@@ -272,6 +265,14 @@ def _choice(kind: type[E], text: str) -> E:
         return kind(text)
     except ValueError:
         raise UsageError(f"{text!r} is no such choice", hint="choose " + ", ".join(kind)) from None
+
+
+def _user(text: str) -> str:
+    """Whether there is such a user is found out where the job will run."""
+    who, colon, group = text.partition(":")
+    if not who or (colon and not group) or ":" in group or any(char.isspace() for char in text):
+        raise UsageError(f"{text!r} is no user", hint="write NAME, UID, or UID:GID")
+    return text
 
 
 def _label(text: str) -> tuple[str, str]:

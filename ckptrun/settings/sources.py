@@ -57,6 +57,7 @@ OPTIONS: dict[str, Shape] = {
     "no-private-tmp": Shape.FLAG,
     "forward-usr1": Shape.FLAG,
     "tcp": Shape.VALUE,
+    "user": Shape.VALUE,
     "pass-env": Shape.MANY,
     "log-format": Shape.VALUE,
     "label": Shape.MANY,
@@ -66,7 +67,6 @@ OPTIONS: dict[str, Shape] = {
 
 NOT_BUILT: dict[str, Shape] = {
     "key": Shape.VALUE,
-    "user": Shape.VALUE,
     "metrics-port": Shape.VALUE,
     "dry-run": Shape.FLAG,
 }

@@ -1,4 +1,4 @@
-"""As whom the job and CRIU run: as root, as the user who called sudo, or as an ordinary user in a user namespace."""
+"""As whom the job and CRIU run: as root, as somebody whom root names, or as an ordinary user in a user namespace."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule.spec import Identity
+from ckptrun.core import confinement
 from ckptrun.criu import probe
 from ckptrun.errors import PermissionMissingError
+from ckptrun.supervisor import accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-ROOT, SUDO, USER = "root", "sudo", "user"
+ROOT, SUDO, USER, RESTRICTED = "root", "sudo", "user", "restricted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class Privilege:
 
     Args:
         kind: ``root``: everything as root; ``sudo``: the job as the invoking user, CRIU with root's capabilities under
-            that user's id (root without SYS_RESOURCE may not read another user's limits); ``user``: a user namespace.
+            that user's id (root without SYS_RESOURCE may not read another user's limits); ``restricted``: the same
+            with the user that ``--user`` names, and the job can never have a capability again; ``user``: a user
+            namespace.
         user_namespace: see `CapsuleSpec.user_namespace`.
         job: see `Program.identity`.
         environment: variables that make the job's environment the user's own.
@@ -59,29 +63,72 @@ class Privilege:
         return self.job.uid if self.job else 0
 
 
-def find(environ: Mapping[str, str]) -> Privilege:
+def find(environ: Mapping[str, str], user: str = "") -> Privilege:
     """Return how this process's job is to run.
 
+    Args:
+        environ: this process's environment.
+        user: whom ``--user`` names; empty if it was not given.
+
     Raises:
-        PermissionMissingError: root lacks what every restore needs, or sudo names a user this machine does not know.
+        PermissionMissingError: root lacks what every restore needs, an ordinary user names somebody else, or sudo names
+            a user this machine does not know.
+        ConfigurationError: there is no such user.
     """
     if os.geteuid() != 0:
-        return Privilege(USER, (os.geteuid(), os.getegid()))
-    if missing := probe.missing_capabilities(probe.effective_capabilities()):
-        names = ", ".join(missing)
-        raise PermissionMissingError(
-            f"root lacks {names} here: jobs could not be restored",
-            hint=f"add {names} to the container's capabilities, or run ckptrun outside it",
-        )
+        return _ordinary(user)
+    _check_root(probe.NEEDED if user else probe.ESSENTIAL)
+    if user:
+        account = accounts.find(user)
+        job = Identity(account.uid, account.gid, account.groups, restricted=True)
+        return Privilege(RESTRICTED, None, job, tuple(account.environment(environ).items()))
     invoking = environ.get("SUDO_UID", "0")
     if invoking == "0":
         return Privilege(ROOT, limited=probe.rights() is not probe.Rights.FULL)
     try:
-        user = pwd.getpwuid(int(invoking))
+        entry = pwd.getpwuid(int(invoking))
     except (KeyError, ValueError) as error:
         raise PermissionMissingError(
             f"SUDO_UID is {invoking}, and there is no such user", hint="unset SUDO_UID to run the job as root"
         ) from error
-    groups = tuple(os.getgrouplist(user.pw_name, user.pw_gid))
-    own = (("HOME", user.pw_dir), ("USER", user.pw_name), ("LOGNAME", user.pw_name), ("SHELL", user.pw_shell))
-    return Privilege(SUDO, None, Identity(user.pw_uid, user.pw_gid, groups), own)
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    own = (
+        ("HOME", entry.pw_dir),
+        ("USER", entry.pw_name),
+        ("LOGNAME", entry.pw_name),
+        ("SHELL", entry.pw_shell),
+    )
+    return Privilege(SUDO, None, Identity(entry.pw_uid, entry.pw_gid, groups), own)
+
+
+def _ordinary(user: str) -> Privilege:
+    """An ordinary user's job runs as that user, whether that is said or not."""
+    if user and accounts.find(user).uid != os.geteuid():
+        raise PermissionMissingError(
+            f"--user {user}: only root may run a job as somebody else, and this is uid {os.geteuid()}",
+            hint="leave --user out, run ckptrun as root (in Kubernetes: securityContext.runAsUser: 0), or with sudo",
+        )
+    return Privilege(USER, (os.geteuid(), os.getegid()))
+
+
+def _check_root(needed: Collection[str]) -> None:
+    """Refuse what could not be dumped or restored, before anything is made.
+
+    Raises:
+        PermissionMissingError: a capability is missing, or a seccomp filter would be every job's.
+    """
+    missing = probe.missing_capabilities(probe.effective_capabilities(), needed)
+    filtered = probe.has_seccomp_filter()
+    if not missing and not filtered:
+        return
+    reasons, remedies = [], []
+    if missing:
+        reasons.append(f"root lacks {', '.join(missing)} here")
+        remedies.append(confinement.capabilities(missing))
+    if filtered:  # the kernel lets nobody who has one suspend another's
+        reasons.append("a seccomp filter is on ckptrun, and so on every job")
+        remedies.append(confinement.SECCOMP)
+    raise PermissionMissingError(
+        f"{' and '.join(reasons)}: jobs could not be checkpointed or restored",
+        hint=f"{'; '.join(remedies)}; or run ckptrun outside the container",
+    )

@@ -6,9 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from kubelet import Kubelet
-from podman import Podman, images_locked, why_not
-from pods import Pod
+from podman import Pod, Podman, images_locked, why_not
 from support.run import REPOSITORY
 
 if TYPE_CHECKING:
@@ -57,11 +55,3 @@ def pod(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[MakePod]:
     yield make
     for one in pods:
         one.remove()
-
-
-@pytest.fixture
-def kubelet(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Kubelet]:
-    """Play manifests; their pods are gone when the test is over."""
-    played = Kubelet(podman, base_image, tmp_path)
-    yield played
-    played.close()

@@ -62,6 +62,11 @@ def test_a_tmpdir_whose_path_is_too_long_for_sockets_is_told(lab: Lab):
 def test_an_ordinary_user_without_a_place_for_sockets_is_told(ordinary: Lab):
     ordinary.prefix = (*readonly(ordinary), *ordinary.prefix)
     ordinary.environment = {"XDG_RUNTIME_DIR": "", "TMPDIR": ""}
+    result = ordinary.run("sh", "-c", "echo well")  # its state directory will do
+    assert (result.code, result.out) == (0, "well\n"), result.err
+    assert list(ordinary.state_dir.glob("ckptrun-*")) == []
+    ordinary.name = "another"
+    ordinary.environment |= {"XDG_STATE_HOME": str(ordinary.home / ("x" * 40))}
     refused(ordinary.run("true"), "/tmp (Read-only file system)", "set TMPDIR")
 
 

@@ -43,13 +43,16 @@ def test_the_setting_that_forbids_namespaces_is_named(settings: dict[str, int], 
 
 
 def test_root_without_namespaces_is_in_a_container():
-    assert "CAP_SYS_ADMIN" in doctor.namespace_remedy({"user.max_user_namespaces": 0}, root=True)
+    remedy = doctor.namespace_remedy({"user.max_user_namespaces": 0}, root=True)
+    assert "securityContext.capabilities.add: [SYS_ADMIN]" in remedy
+    assert "seccompProfile.type: Unconfined" in remedy
 
 
 def test_missing_capabilities_are_named_in_the_remedy():
     check = doctor.capability_check(ALL & ~(1 << 19) & ~(1 << 25))
     assert not check.ok
-    assert check.remedy == "add SYS_PTRACE, SYS_TIME to the container's capabilities"
+    assert "securityContext.capabilities.add: [SYS_PTRACE, SYS_TIME]" in check.remedy
+    assert "--cap-add SYS_PTRACE --cap-add SYS_TIME" in check.remedy
 
 
 def test_capabilities_that_are_merely_useful_are_said_and_no_failure():

@@ -46,6 +46,17 @@ def resolve(tmp_path: Path) -> Resolve:
     return call
 
 
+@pytest.mark.parametrize("text", ["", ":", "1000:", ":50", "a:b:c", "an na"])
+def test_a_user_that_cannot_be_one_is_refused(resolve: Resolve, text: str):
+    with pytest.raises(UsageError, match="is no user"):
+        resolve({"user": text})
+
+
+def test_a_user_is_taken_as_written(resolve: Resolve):
+    assert resolve({"user": "1000:50"}).user == "1000:50"
+    assert resolve(environ={"CKPTRUN_USER": "anna"}).user == "anna"
+
+
 # --- sources
 
 

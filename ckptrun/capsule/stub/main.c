@@ -19,6 +19,8 @@ int main(int argc, char **argv)
         return subreaper_main((pid_t)number(argv[2]));
     if (argc >= 4 && !strcmp(argv[1], "hook"))
         return hook_main((pid_t)number(argv[2]), argv + 3);
+    if (argc == 3 && !strcmp(argv[1], "reaper"))
+        return reaper_main((pid_t)number(argv[2]));
     static const char usage[] = "ckptrun-stub is started by ckptrun, not by hand\n";
     (void)!write(2, usage, sizeof usage - 1);
     return 64;

@@ -85,6 +85,23 @@ static int become(const char *uid, const char *gid, char **groups, int keep)
     return 0;
 }
 
+/* Nothing that is executed from here on may ever have a capability again. */
+static int drop_bounding(void)
+{
+    for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+            return -1;
+    return 0;
+}
+
+/* Empty what is left of this process's own; the ambient set follows. */
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    static const struct __user_cap_data_struct none[2];
+    return (int)syscall(SYS_capset, &head, none);
+}
+
 static int install(const int *fds, int nfds, char **targets, int error_pipe)
 {
     int high[64], highest = 2;
@@ -142,7 +159,14 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
     if (value(spec, "deny-io-uring") && deny_io_uring() < 0)
         goto failed;
     stage = "credentials";
+    int drop = value(spec, "drop-bounding") != NULL;
+    if (drop && drop_bounding() < 0)
+        goto failed;
     if (uid && become(uid, gid, groups, value(spec, "keep-capabilities") != NULL) < 0)
+        goto failed;
+    if (drop && drop_capabilities() < 0)
+        goto failed;
+    if (value(spec, "no-new-privs") && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         goto failed;
     stage = "cwd";
     if (cwd && chdir(cwd) < 0)

@@ -1,12 +1,13 @@
 /* ckptrun-stub: what the parts of the static helper share.
  *
- * One binary, seven roles, chosen by the first argument (or by CRIU's environment):
+ * One binary, eight roles, chosen by the first argument (or by CRIU's environment):
  *   capsule  makes the namespaces and leaves `init` behind as their PID 1
  *   root     the root of every dump: starts the job, reaps, forwards signals
  *   relay    (forked by root) copies between the job's pty and two pipes
  *   action   CRIU's --action-script
  *   subreaper  (adopt.c) makes a root that CRIU is restoring a child-subreaper early
  *   hook     (hook.c) becomes a hook
+ *   reaper   (reaper.c) PID 1 of a container whose entry point is ckptrun
  * Policy lives in Python; this code is mechanical and does what its specification says.
  */
 #ifndef CKPTRUN_STUB_H
@@ -34,6 +35,8 @@ int action_main(const char *action);
 int subreaper_main(pid_t pid);
 /* `parent` is who must still be ours. */
 int hook_main(pid_t parent, char **argv);
+/* `child` is ckptrun. */
+int reaper_main(pid_t child);
 
 /* Take over the events of a fanotify group and the log for them (both are duplicated). */
 void watch_begin(int events_fd, int log_fd);
