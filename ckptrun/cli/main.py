@@ -36,6 +36,7 @@ COMMANDS = {
     "hooks": ("hooks", "List hooks, or try one without a run."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
+    "kube": ("kube", "Prepare pods for ckptrun, and see what they need."),
 }
 """Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
 

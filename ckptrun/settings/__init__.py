@@ -9,6 +9,7 @@ from __future__ import annotations
 from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
+from ckptrun.settings.pod import Pod, find_pod
 from ckptrun.settings.resolve import resolve_hooks, resolve_ledger, resolve_run, resolve_store
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "KeyChoice",
     "KeyKind",
     "LogFormat",
+    "Pod",
     "RestartPolicy",
     "RunSettings",
     "StoreSettings",
     "adopt_store_credentials",
+    "find_pod",
     "job_environment",
     "resolve_hooks",
     "resolve_ledger",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ckptrun.settings.pod import Pod
+
 GIB = 1 << 30
 
 
@@ -121,6 +123,7 @@ class RunSettings:
         require_ledger: refuse to restore where the ledger lacks what the checkpoint counts on.
         at: restore this checkpoint first (``ckptrun restore --at``); None takes the newest good one.
         verbosity: below 0 quiet, 0 normal, above 0 more.
+        pod: the pod this is; None outside Kubernetes.
     """
 
     command: tuple[str, ...]
@@ -160,6 +163,7 @@ class RunSettings:
     require_ledger: bool = False
     at: str | None = None
     verbosity: int = 0
+    pod: Pod | None = None
 
     @property
     def store(self) -> StoreSettings:

@@ -17,6 +17,7 @@ from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
+from ckptrun.settings.pod import find_pod, pod_lineage
 from ckptrun.settings.portable import cap
 from ckptrun.settings.sources import FILE_NAME, NOT_BUILT, Level, Sources, read_document
 from ckptrun.settings.units import parse_duration, parse_size
@@ -76,7 +77,7 @@ def resolve_run(
     environment, uncapped = cap(environment, level) if level else (environment, ())
     return RunSettings(
         command=tuple(command),
-        name=_name(sources, store.url, command, cwd),
+        name=_name(sources, store.url, command, cwd, environ),
         cwd=cwd,
         store_url=store.url,
         s3_endpoint_url=store.endpoint,
@@ -111,6 +112,7 @@ def resolve_run(
         ledger=sources.value("ledger", str, ""),
         require_ledger=sources.flag("require-ledger"),
         verbosity=_verbosity(sources),
+        pod=find_pod(environ),
     )
 
 
@@ -212,13 +214,19 @@ def _check_contradictions(sources: Sources) -> None:
         )
 
 
-def _name(sources: Sources, store_url: str, command: Sequence[str], cwd: Path) -> str:
-    if sources.found("name") is None and store_url.startswith("s3:"):
+def _name(
+    sources: Sources, store_url: str, command: Sequence[str], cwd: Path, environ: Mapping[str, str]
+) -> str:
+    if sources.found("name") is not None:
+        return sources.value("name", check_name, "")
+    if of_pod := pod_lineage(environ):
+        return of_pod
+    if store_url.startswith("s3:"):
         raise UsageError(
             f"a run in {store_url} needs a name: in containers every default would be alike",
-            hint="pass --name NAME",
+            hint="pass --name NAME; in a pod, CKPTRUN_POD_NAME and CKPTRUN_POD_NAMESPACE give it one",
         )
-    return sources.value("name", check_name, "") or default_name(command, cwd)
+    return default_name(command, cwd)
 
 
 def _verbosity(sources: Sources) -> int:

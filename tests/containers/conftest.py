@@ -6,7 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from podman import Pod, Podman, images_locked, why_not
+from kubelet import Kubelet
+from podman import Podman, images_locked, why_not
+from pods import Pod
 from support.run import REPOSITORY
 
 if TYPE_CHECKING:
@@ -55,3 +57,11 @@ def pod(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[MakePod]:
     yield make
     for one in pods:
         one.remove()
+
+
+@pytest.fixture
+def kubelet(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Kubelet]:
+    """Play manifests; their pods are gone when the test is over."""
+    played = Kubelet(podman, base_image, tmp_path)
+    yield played
+    played.close()

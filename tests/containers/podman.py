@@ -18,26 +18,25 @@ import os
 import resource
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from support.processes import PATIENCE, POLL_SECONDS, Result, die_with_parent
+from container import Container
+from support.processes import PATIENCE, Result, die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 OWNER = "ckptrun.test.owner"
 FORWARD = Path(__file__).with_name("forward.py")
-PAUSE = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); signal.sigwait({signal.SIGTERM})"
-"""The pod's PID 1, as Kubernetes' pause: it reaps, and ends when told to."""
 _HOLDER = """\
-if grep -q ' /sys/fs/cgroup/unified ' /proc/self/mounts; then umount /sys/fs/cgroup/unified || exit; fi
+if grep -q ' /sys/fs/cgroup/unified cgroup2 ' /proc/self/mounts; then
+  umount /sys/fs/cgroup/unified && mount -t tmpfs tmpfs /sys/fs/cgroup/unified || exit
+fi
 echo ready
 read -r _ || :
 """
@@ -191,7 +190,7 @@ class Podman:
             security: Kubernetes' defaults unless told.
             env: variables for it.
             volumes: (folder of this machine, place in the container, ``rw`` or ``ro``).
-            entrypoint: in place of the image's; empty for none.
+            entrypoint: in place of the image's.
             workdir: the folder it starts in.
             name: a word for its name.
             network: ``none``, ``host`` or ``container:ID``.
@@ -199,11 +198,16 @@ class Podman:
         """
         full = self.name(name)
         words = ["run", "--detach", f"--name={full}", f"--label={OWNER}={self.owner}", f"--network={network}"]
-        words += ["--pull=never", "--log-driver=k8s-file", f"--ulimit=nofile={_NOFILE}:{_NOFILE}"]
+        words += [
+            "--pull=never",
+            "--passwd=false",
+            "--log-driver=k8s-file",
+            f"--ulimit=nofile={_NOFILE}:{_NOFILE}",
+        ]
         words += [f"--ulimit=nproc={_NPROC}:{_NPROC}", *(security or Security()).flags(), *flags]
         words += [f"--env={key}={value}" for key, value in (env or {}).items()]
         words += [f"--volume={source}:{target}:{how}" for source, target, how in volumes]
-        words += [f"--entrypoint={entrypoint}"] if entrypoint is not None else []
+        words += [f"--entrypoint={json.dumps([entrypoint])}"] if entrypoint else []
         words += [f"--workdir={workdir}"] if workdir else []
         self(*words, image, *command)
         return Container(self, full)
@@ -220,6 +224,24 @@ class Podman:
         assert process.stdout.readline() == "ready\n", "the port cannot be forwarded"
         return process
 
+    def limited_group(self, memory: int) -> str:
+        """Make a cgroup for containers that have one limit together, and return its name for podman."""
+        group = f"/{self.name('pod')}"
+        whole = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        folder = Path("/sys/fs/cgroup" if whole else "/sys/fs/cgroup/memory", group[1:])
+        folder.mkdir()
+        folder.joinpath("memory.max" if whole else "memory.limit_in_bytes").write_text(str(memory))
+        return group
+
+    def remove_group(self, group: str) -> None:
+        """Remove what `limited_group` made, in whichever hierarchies the engine has put containers below it."""
+        self.enter(
+            "sh",
+            "-c",
+            f"find /sys/fs/cgroup/*{group} /sys/fs/cgroup{group} -depth -type d -exec rmdir {{}} +",
+            check=False,
+        )
+
     def _remove_orphans(self) -> None:
         self._remove(lambda owner: _owner(int(owner.partition(".")[0])) != owner)
 
@@ -233,168 +255,6 @@ class Podman:
             for name in doomed:
                 done = self(*removal, name, check=False)
                 assert done.code == 0 or "no such" in done.err.lower() or "unknown" in done.err, done.err
-
-
-class Container:
-    """One container, running or ended."""
-
-    def __init__(self, podman: Podman, name: str) -> None:
-        self.podman = podman
-        self.name = name
-        inspected = self.inspect()
-        self.id = str(inspected["Id"])
-        self._log = Path(inspected["HostConfig"]["LogConfig"]["Path"])
-
-    def inspect(self) -> Any:
-        return self.podman("container", "inspect", self.name).json[0]
-
-    def state(self) -> Any:
-        """Return podman's ``State``: ``Status``, ``Running``, ``ExitCode``, ``OOMKilled``, …"""
-        return self.inspect()["State"]
-
-    @property
-    def pid(self) -> int:
-        """Its first process, as this machine numbers it; 0 when it has ended."""
-        return int(self.state()["Pid"])
-
-    def running(self) -> bool:
-        return bool(self.state()["Running"])
-
-    def log(self, stream: str = "stdout") -> str:
-        """Return what it has written so far to standard output, or to ``stderr``."""
-        if not self._log.exists():
-            return ""
-        text = []
-        for line in self._log.read_text(errors="replace").splitlines():
-            _, name, part, words = [*line.split(" ", 3), "", "", ""][:4]
-            if name == stream:
-                text.append(words + ("\n" if part == "F" else ""))
-        return "".join(text)
-
-    @property
-    def out(self) -> str:
-        return self.log("stdout")
-
-    @property
-    def err(self) -> str:
-        return self.log("stderr")
-
-    def until(self, what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-        """Wait until `condition` returns something true, and return that; fail when the container ends first."""
-        deadline = time.monotonic() + timeout
-        asked = 0.0
-        ended = False
-        while True:
-            if time.monotonic() - asked > 1:  # podman is slow to answer
-                ended = not self.running()
-                asked = time.monotonic()
-            if found := condition():
-                return found
-            assert not ended, f"{self.name} ended before {what}\n{self.story()}"
-            assert time.monotonic() < deadline, f"no {what} within {timeout:g} s\n{self.story()}"
-            time.sleep(POLL_SECONDS)
-
-    def prints(self, text: str, stream: str = "stdout", timeout: float = PATIENCE) -> None:
-        """Wait until a stream has `text`."""
-        self.until(f"{text!r} on {stream}", lambda: text in self.log(stream), timeout)
-
-    def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for the end and return the exit code."""
-        try:
-            return int(self.podman("wait", "--interval=50ms", self.name, timeout=timeout).out)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} still runs after {timeout:g} s\n{self.story()}") from None
-
-    def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send its first process a signal."""
-        self.podman("kill", f"--signal={int(signum)}", self.name)
-
-    def exec(self, *command: str, user: str = "", check: bool = True, timeout: float = PATIENCE) -> Result:
-        """Run a program in it and wait for its end."""
-        flags = [f"--user={user}"] if user else []
-        return self.podman("exec", *flags, self.name, *command, check=check, timeout=timeout)
-
-    def rm(self) -> None:
-        """End and remove it at once."""
-        self.podman("rm", "--force", "--time=0", self.name)
-
-    def story(self) -> str:
-        """Return what is known about it, for failures."""
-        streams = [f"--- {name}\n{self.log(name)[-6000:]}" for name in ("stdout", "stderr")]
-        return "\n".join([f"state: {json.dumps(self.state())}", *streams])
-
-
-class Pod:
-    """Containers that share network, IPC and, if told so, processes, as in a pod of Kubernetes.
-
-    Args:
-        podman: the session's.
-        image: one with Python, for the pod's PID 1.
-        folder: its emptyDirs lie below it.
-        share_pid: ``shareProcessNamespace``.
-        host_network: the machine's network in place of loopback alone.
-    """
-
-    def __init__(
-        self, podman: Podman, image: str, folder: Path, *, share_pid: bool = True, host_network: bool = False
-    ) -> None:
-        self.podman = podman
-        self.folder = folder
-        self.share_pid = share_pid
-        self.containers: list[Container] = []
-        self._forwards: list[subprocess.Popen[str]] = []
-        self._mounts: list[Path] = []
-        self.infra = podman.run_container(
-            image,
-            "python3",
-            "-c",
-            PAUSE,
-            name="infra",
-            network="host" if host_network else "none",
-            flags=("--ipc=shareable", *(("--uts=private",) if host_network else ())),
-        )
-        self.name = self.infra.name
-        self._host_network = host_network
-
-    def run(self, image: str, *command: str, flags: Sequence[str] = (), **options: Any) -> Container:
-        """Start a container in the pod; what it takes is as for `Podman.run_container`."""
-        shared = [f"--ipc=container:{self.infra.id}"]
-        if self.share_pid:
-            shared.append(f"--pid=container:{self.infra.id}")
-        options["network"] = "host" if self._host_network else f"container:{self.infra.id}"
-        container = self.podman.run_container(image, *command, flags=(*shared, *flags), **options)
-        self.containers.append(container)
-        return container
-
-    def empty_dir(self, name: str, size: int = 0) -> Path:
-        """Return the folder of an emptyDir, any user's to write; a tmpfs if its size in bytes is limited.
-
-        What is in a tmpfs is seen below `Podman.root` only.
-        """
-        folder = self.folder / name
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(0o777)
-            if size:
-                self.podman.enter("mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "tmpfs", folder)
-                self._mounts.append(folder)
-        return folder
-
-    def forward(self, port: int) -> None:
-        """Have a port of the pod's loopback lead to the same port of this machine's."""
-        if not self._host_network:
-            self._forwards.append(self.podman.forward(self.infra, port))
-
-    def remove(self) -> None:
-        """End everything at once, without a warning: the pod as its node's loss leaves it; its volumes go too."""
-        self.podman("rm", "--force", "--time=0", "--ignore", "--depend", self.infra.name)
-        for process in self._forwards:
-            process.kill()
-            process.communicate()
-        for folder in self._mounts:
-            self.podman.enter("umount", folder)
-        self._forwards, self._mounts, self.containers = [], [], []
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
