@@ -142,10 +142,16 @@ def _prefixes(env: Mapping[str, str]) -> list[Path]:
     if explicit := env.get("CKPTRUN_CRIU_PREFIX"):
         return [Path(explicit)]
     found: list[Path] = []
-    for home in dict.fromkeys((SHARED_HOME, prefix_home(env))):
+    for home in dict.fromkeys((SHARED_HOME, prefix_home(env), *_own_home(env))):
         versions = home.iterdir() if home.is_dir() else ()
         found += [path for path in versions if path.name[:1].isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: parse_version(path.name), reverse=True)
+
+
+def _own_home(env: Mapping[str, str]) -> Iterator[Path]:
+    """Yield where an ordinary user's prefixes lie when XDG_STATE_HOME does not name another place for one run."""
+    if not probe.is_root():  # root runs nothing out of a home directory that its environment names
+        yield prefix_home({name: value for name, value in env.items() if name != "XDG_STATE_HOME"})
 
 
 def provide(env: Mapping[str, str] | None = None) -> Criu:

@@ -131,6 +131,20 @@ def test_of_two_prefixes_the_newer_is_used(machine: Machine):
     assert machine.find().prefix == newer
 
 
+@pytest.mark.parametrize("root", [False, True])
+def test_an_ordinary_users_prefix_is_found_where_xdg_state_home_names_another_place_for_a_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, root: bool
+):
+    monkeypatch.setattr(probe, "is_root", lambda: root)
+    prefix = machine.prefix("4.2.1", place=machine.root / "home/.local/state/ckptrun/criu/4.2.1")
+    scratch = {"XDG_STATE_HOME": str(machine.root / "scratch")}
+    if root:
+        with pytest.raises(MissingFeatureError):
+            machine.find(**scratch)
+    else:
+        assert machine.find(**scratch).prefix == prefix
+
+
 def test_a_criu_that_fails_the_tcp_dump_is_second_best(machine: Machine):
     machine.distribution("4.3", TCP_BROKEN)
     prefix = machine.prefix("4.2.1")
