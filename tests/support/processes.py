@@ -9,7 +9,10 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 PATIENCE = float(os.environ.get("CKPTRUN_TEST_PATIENCE", "60"))
 """Seconds until a wait is given up; a loaded machine needs many."""
@@ -22,6 +25,19 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it dies."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def started_with(variable: str) -> list[psutil.Process]:
+    """Return every process that lives and whose environment had ``NAME=VALUE`` when it started."""
+    return [process for process in psutil.process_iter() if _has(process, variable.encode())]
+
+
+def _has(process: psutil.Process, variable: bytes) -> bool:
+    try:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        return variable in environment.split(b"\0") and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.NoSuchProcess):
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

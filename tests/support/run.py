@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias
 
 import psutil
-from support.processes import PATIENCE, POLL_SECONDS, Collector, Result, die_with_parent
+from support.processes import PATIENCE, POLL_SECONDS, Collector, Result, die_with_parent, started_with
 
 from ckptrun.errors import DumpError
 from ckptrun.settings.names import run_directory, state_directory
@@ -377,17 +377,7 @@ class Lab:
 
     def processes(self) -> list[psutil.Process]:
         """Return everything that was started here and lives, each as the environment it started with says."""
-        return [process for process in psutil.process_iter() if self._ours(process)]
-
-    def _ours(self, process: psutil.Process) -> bool:
-        try:
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            return (
-                f"LAB={self.tag}".encode() in environment.split(b"\0")
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
-        except (OSError, psutil.NoSuchProcess):
-            return False
+        return started_with(f"LAB={self.tag}")
 
     def expect_nothing_left(self, timeout: float = PATIENCE) -> None:
         """Fail if any process of this lab still lives after a moment."""
