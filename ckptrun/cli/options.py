@@ -80,6 +80,9 @@ _RUN = {
 _ONE_RUN_ONLY = frozenset({"name", "resume", "fresh"})
 """Options that ``restore`` does not have: it names the lineage itself, and says what to resume."""
 
+_NOT_IN_PODS = frozenset({"user", "pass-env", "fresh", "take-over", "no-private-tmp", "forward-usr1"})
+"""Options that a manifest has a field for, or that would hold for every pod to come."""
+
 
 def store_options(function: F) -> F:
     """Add the options of every command that works on a store."""
@@ -95,6 +98,15 @@ def restore_options(function: F) -> F:
     """Add those options of ``run`` that a restore has too."""
     shared = {name: help_ for name, help_ in _RUN.items() if name not in _ONE_RUN_ONLY}
     return _added(_added(_voice(_refusals(function, {"dry-run"})), _STORE), shared)
+
+
+def pod_run_options(function: F) -> F:
+    """Add those options of ``run`` that make sense in a manifest; the key is a Secret there."""
+    shared = {name: help_ for name, help_ in _RUN.items() if name not in _NOT_IN_PODS}
+    shared["name"] = ("N", "The lineage. Default: NAMESPACE.JOB, or NAMESPACE.JOB.INDEX.")
+    store = {name: help_ for name, help_ in _STORE.items() if name != "key-file"}
+    store["store"] = ("URL", "Where checkpoints live: s3://bucket/prefix, or file:///path on --store-claim.")
+    return _added(_added(function, shared), store)
 
 
 def json_option(function: F) -> F:

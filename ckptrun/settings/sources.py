@@ -103,6 +103,29 @@ def variable(option: str) -> str:
     return "CKPTRUN_" + option.upper().replace("-", "_")
 
 
+def as_variables(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return options of the command line as environment variables that mean the same; those not given are left out.
+
+    Raises:
+        UsageError: a value of a repeatable option has the character that parts values there.
+    """
+    found = []
+    for option, shape in OPTIONS.items():
+        value = given.get(option)
+        if value is None or value is False or value == ():
+            continue
+        if shape is Shape.MANY:
+            separator = _SEPARATORS.get(option, ",")
+            if bad := next((item for item in value if separator in item), None):
+                raise UsageError(
+                    f"--{option} {bad}: in the environment a {separator!r} parts values",
+                    hint="write it without",
+                )
+            value = separator.join(value)
+        found.append((variable(option), "1" if shape is Shape.FLAG else str(value)))
+    return tuple(found)
+
+
 class Sources:
     """Looks settings up, the winning source first.
 

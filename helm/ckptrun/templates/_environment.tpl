@@ -20,9 +20,7 @@
 {{- include "ckptrun.setting" (list "NAME" $v.lineage.name) }}
 {{- include "ckptrun.setting" (list "STORE" $v.store.url) }}
 {{- include "ckptrun.setting" (list "S3_ENDPOINT_URL" $v.store.endpoint) }}
-{{- with $v.store.region }}
-- {name: AWS_DEFAULT_REGION, value: {{ . | quote }}}
-{{- end }}
+{{- include "ckptrun.setting" (list "AWS_DEFAULT_REGION" $v.store.region) }}
 {{- with $v.store.credentials.secret }}
 - {name: CKPTRUN_AWS_ACCESS_KEY_ID, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $v.store.credentials.accessKeyId | quote }}}}}
 - {name: CKPTRUN_AWS_SECRET_ACCESS_KEY, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $v.store.credentials.secretAccessKey | quote }}}}}
