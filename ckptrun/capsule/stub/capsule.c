@@ -3,7 +3,8 @@
  * The caller (the supervisor's main thread) becomes init's parent (CLONE_PARENT), so that its death is told to init by
  * PDEATHSIG; the end of the control socket says the same. init then kills everything in the capsule, writes down what
  * the job had still done to files, and ends; if init is killed the kernel kills everything.
- * init obeys one-line commands on the control socket and reports what it reaps:
+ * An agent is the same without namespaces of its own: it enters a container's, and ends only what it has started itself.
+ * Both obey one-line commands on the control socket and report what they reap:
  *   in   "spawn TOKEN" with [spec, fds...] attached; "kill PID SIGNAL"; "watch TOKEN" with [events, log]; "sync TOKEN"
  *   out  "init PID", "ready", "spawned TOKEN PID", "failed TOKEN ERRNO STAGE", "synced TOKEN ERRNO", "exit PID STATUS",
  *        "stop PID"
@@ -32,10 +33,13 @@
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
 #endif
-#define MAX_FDS 32
+#define MAX_OWN 64
 #define WATCH_PAUSE 10 /* milliseconds in which the kernel may merge events before they are read */
 
 static int control = -1;
+static int is_agent;
+static pid_t parent;          /* the supervisor; 0 when it is outside of this PID namespace */
+static pid_t own[MAX_OWN];    /* what an agent has started */
 
 static void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void report(const char *format, ...)
@@ -55,15 +59,14 @@ static int fail(const char *what, const char *detail)
     return 1;
 }
 
-static int copy_file(const char *from, const char *to, mode_t mode)
+static int copy_file(int in, const char *to, mode_t mode)
 {
     char buffer[65536];
-    int in = open(from, O_RDONLY | O_CLOEXEC);
     if (in < 0)
         return -1;
     int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (out < 0)
-        return -1;
+        return is_agent && errno == EEXIST ? 0 : -1; /* an earlier one's; the name says what is in it */
     ssize_t n;
     while ((n = read(in, buffer, sizeof buffer)) > 0)
         if (write(out, buffer, (size_t)n) != n)
@@ -79,6 +82,9 @@ static int copy_file(const char *from, const char *to, mode_t mode)
 static int enter(const struct spec *spec)
 {
     char text[128];
+    char **lacking = take_along(spec);
+    if (lacking)
+        return fail(lacking[0], lacking[1]);
     for (size_t i = 0; i < spec->count; i++) {
         char **w = spec->words + i;
         if (!strcmp(w[0], "userns")) {
@@ -98,6 +104,12 @@ static int enter(const struct spec *spec)
             snprintf(text, sizeof text, "monotonic %s %s\nboottime %s %s\n", w[1], w[2], w[3], w[4]);
             if ((errno = -write_text("/proc/self/timens_offsets", text)))
                 return fail("timens", "offsets");
+        } else if (!strcmp(w[0], "enter")) {
+            if (enter_container((pid_t)number(w[1])) < 0)
+                return fail("namespaces of process", w[1]);
+            watch_below(number(w[1]));
+        } else if (!strcmp(w[0], "outer")) {
+            is_agent = 1;
         }
     }
     return 0;
@@ -116,25 +128,36 @@ static int furnish(const struct spec *spec)
         else if (!strcmp(w[0], "chown"))
             bad = chown(w[1], (uid_t)number(w[2]), (gid_t)number(w[3]));
         else if (!strcmp(w[0], "copy"))
-            bad = copy_file(w[1], w[2], (mode_t)number(w[3]));
+            bad = copy_file(taken_along(i), w[2], (mode_t)number(w[3]));
+        else if (!strcmp(w[0], "tree"))
+            bad = put_tree(spec, i, w[2]);
+        else if (!strcmp(w[0], "hold"))
+            bad = hold(i, w[1]);
+        else if (!strcmp(w[0], "put"))
+            bad = put_tree(spec, i, w[1]);
+        else if (!strcmp(w[0], "detach"))
+            bad = umount2(w[1], MNT_DETACH);
         else
             continue;
         if (bad)
-            return fail(w[0], !strcmp(w[0], "mount") ? w[2] : w[1]);
+            return fail(w[0], !strcmp(w[0], "mount") || !strcmp(w[0], "tree") ? w[2] : w[1]);
     }
     return 0;
 }
 
 static void command_spawn(const char *token, const int *fds, int nfds)
 {
-    struct spec spec;
+    struct spec spec = {0};
     const char *stage = "spec";
     int pid = nfds > 0 ? spec_read(fds[0], &spec) : -EINVAL;
-    if (pid == 0) {
+    if (pid == 0)
         pid = spawn(&spec, fds + 1, nfds - 1, &stage);
-        free(spec.count ? spec.words[0] : NULL);
-        free(spec.words);
-    }
+    spec_free(&spec);
+    for (int i = 0; pid > 0 && i < MAX_OWN; i++)
+        if (!own[i]) {
+            own[i] = pid;
+            break;
+        }
     if (pid < 0)
         report("failed %s %d %s", token, -pid, stage);
     else
@@ -145,25 +168,12 @@ static void command_spawn(const char *token, const int *fds, int nfds)
 static int obey(void)
 {
     char line[256];
-    union {
-        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
-        struct cmsghdr align;
-    } ancillary;
-    struct iovec iov = {line, sizeof line - 1};
-    struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
-    ssize_t n = recvmsg(control, &msg, MSG_CMSG_CLOEXEC);
+    int fds[MAX_PASSED], nfds;
+    ssize_t n = receive(control, line, sizeof line, fds, &nfds);
     if (n < 0)
         return errno == EINTR || errno == EAGAIN;
     if (n == 0)
         return 0;
-    line[n] = 0;
-    int fds[MAX_FDS], nfds = 0;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-        nfds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(fds, CMSG_DATA(c), (size_t)nfds * sizeof(int));
-    }
     char token[64];
     int pid, sig;
     if (sscanf(line, "spawn %63s", token) == 1)
@@ -184,11 +194,17 @@ static void reap(void)
 {
     int status;
     pid_t pid;
+    if (is_agent)
+        watch_read();
     while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | __WALL)) > 0) {
-        if (WIFSTOPPED(status))
+        if (WIFSTOPPED(status)) {
             report("stop %d", pid);
-        else
-            report("exit %d %d", pid, status);
+            continue;
+        }
+        for (int i = 0; i < MAX_OWN; i++)
+            if (own[i] == pid)
+                own[i] = 0;
+        report("exit %d %d", pid, status);
     }
 }
 
@@ -198,14 +214,18 @@ static int orphaned(int signals)
     struct signalfd_siginfo info;
     int dead = 0;
     while (read(signals, &info, sizeof info) > 0)
-        dead |= info.ssi_signo == SIGTERM && info.ssi_pid == 0;
+        dead |= info.ssi_signo == SIGTERM && (pid_t)info.ssi_pid == parent;
     return dead;
 }
 
-/* Everything in the capsule ends, and the log of what the job did to files is completed. */
+/* Everything in the capsule, or that the agent has started, ends; the log of what the job did to files is completed. */
 static int finish(void)
 {
-    kill(-1, SIGKILL);
+    if (!is_agent)
+        kill(-1, SIGKILL);
+    for (int i = 0; is_agent && i < MAX_OWN; i++)
+        if (own[i])
+            kill(-own[i], SIGKILL);
     while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
         ;
     watch_read();
@@ -214,7 +234,8 @@ static int finish(void)
 
 static int init_main(const struct spec *spec)
 {
-    prctl(PR_SET_NAME, "ckptrun-init");
+    prctl(PR_SET_NAME, is_agent ? "ckptrun-agent" : "ckptrun-init");
+    parent = getppid();
     setsid();
     sigset_t all;
     sigfillset(&all);
@@ -224,7 +245,7 @@ static int init_main(const struct spec *spec)
     sigaddset(&child, SIGCHLD);
     sigaddset(&child, SIGTERM);
     int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (!is_agent && mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return fail("mount", "private");
     if (furnish(spec))
         return 1;
@@ -262,7 +283,7 @@ int capsule_main(int control_fd, int spec_fd)
     close(spec_fd);
     if (enter(&spec))
         return 1;
-    unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_PARENT | SIGCHLD;
+    unsigned long flags = CLONE_PARENT | SIGCHLD | (is_agent ? 0 : CLONE_NEWPID | CLONE_NEWNS);
     long pid = syscall(SYS_clone, flags, 0, 0, 0, 0);
     if (pid < 0)
         return fail("clone", "namespaces");

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -56,4 +57,32 @@ int spec_read(int fd, struct spec *spec)
     }
     spec->count = count;
     return 0;
+}
+
+void spec_free(struct spec *spec)
+{
+    free(spec->count ? spec->words[0] : NULL);
+    free(spec->words);
+}
+
+ssize_t receive(int socket, char *line, size_t size, int *fds, int *nfds)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_PASSED)];
+        struct cmsghdr align;
+    } ancillary;
+    struct iovec iov = {line, size - 1};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = ancillary.bytes, .msg_controllen = sizeof ancillary.bytes};
+    ssize_t n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
+    *nfds = 0;
+    if (n < 0)
+        return n;
+    line[n] = 0;
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        *nfds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(c), (size_t)*nfds * sizeof(int));
+    }
+    return n;
 }

@@ -21,6 +21,12 @@ int main(int argc, char **argv)
         return hook_main((pid_t)number(argv[2]), argv + 3);
     if (argc == 3 && !strcmp(argv[1], "reaper"))
         return reaper_main((pid_t)number(argv[2]));
+    const char *slash = strrchr(argv[0], '/');
+    int by_name = !strcmp(slash ? slash + 1 : argv[0], "ckptrun-shim");
+    if (by_name || (argc >= 2 && !strcmp(argv[1], "shim"))) {
+        char **command = argv + (by_name ? 1 : 2);
+        return shim_main(*command && !strcmp(*command, "--") ? command + 1 : command);
+    }
     static const char usage[] = "ckptrun-stub is started by ckptrun, not by hand\n";
     (void)!write(2, usage, sizeof usage - 1);
     return 64;

@@ -3,11 +3,15 @@
  * init is the reader because the kernel counts an event's PID in the reader's PID namespace, also when the process has
  * ended meanwhile: 0 is somebody outside, a low number ckptrun's own program, anything else the job. Events go into the
  * log as the kernel gave them; what they mean is decided in Python (ckptrun/journal).
+ *
+ * The agent of a container has no such numbers: what lives and is not below the shim is somebody else's, and what is gone
+ * is taken for the job's. The agent reads before it reaps, so its own programs are not gone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/fanotify.h>
 #include <unistd.h>
@@ -15,11 +19,13 @@
 #include "stub.h"
 
 #define LAST_HELPER_PID 299
+#define TRIES 3
 #define LOG_LIMIT (256L << 20)
 #define SEEN (1u << 16) /* a power of two */
 #define CONTENT (FAN_MODIFY | FAN_CLOSE_WRITE | FAN_ATTRIB)
 
 static int events = -1, book = -1, failure;
+static pid_t above; /* the shim; 0 in a capsule */
 static uint64_t seen[SEEN];
 
 void watch_begin(int events_fd, int log_fd)
@@ -27,6 +33,47 @@ void watch_begin(int events_fd, int log_fd)
     events = fcntl(events_fd, F_DUPFD_CLOEXEC, 3);
     book = fcntl(log_fd, F_DUPFD_CLOEXEC, 3);
     failure = events < 0 || book < 0 ? errno : 0;
+}
+
+void watch_below(pid_t shim)
+{
+    above = shim;
+}
+
+/* A process's parent; 0: it has none here, or is one that has ended, -1: it is gone. */
+static pid_t parent_of(pid_t pid)
+{
+    char path[32], text[256];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return -1;
+    text[n] = 0;
+    char *at = strrchr(text, ')');
+    return at && strlen(at) > 4 ? (pid_t)number(at + 4) : -1;
+}
+
+/* Whether the job has done it; `pid` is the author as the kernel tells it to this process. */
+static int by_the_job(pid_t pid)
+{
+    if (!above)
+        return pid > LAST_HELPER_PID;
+    if (pid <= 0)
+        return 0;
+    for (int tries = 0; tries < TRIES; tries++) { /* a parent may end on the way: its children are another's then */
+        pid_t at = parent_of(pid);
+        if (at < 0)
+            return 1;
+        while (at > 0 && at != above)
+            at = parent_of(at);
+        if (at >= 0)
+            return at == above;
+    }
+    return 1;
 }
 
 int watch_fd(void)
@@ -72,9 +119,15 @@ void watch_read(void)
         }
         size_t filled = 0;
         struct fanotify_event_metadata *event = (struct fanotify_event_metadata *)in;
+        pid_t author = -1;
+        int wanted = 0;
         for (; FAN_EVENT_OK(event, n); event = FAN_EVENT_NEXT(event, n)) {
             int lost = (event->mask & FAN_Q_OVERFLOW) != 0;
-            if (!lost && (event->pid <= LAST_HELPER_PID || again(event)))
+            if (event->pid != author) {
+                author = event->pid;
+                wanted = by_the_job(author);
+            }
+            if (!lost && (!wanted || again(event)))
                 continue;
             memcpy(out + filled, event, event->event_len);
             filled += event->event_len;
