@@ -11,6 +11,7 @@ import click
 
 SUBCOMMANDS = {
     "inject": ("kube_inject", "Add ckptrun to Jobs, CronJobs and Pods of a manifest."),
+    "install": ("kube_install", "Put the shim and CRIU into a pod's volume; what its init container does."),
     "affinity": ("kube_affinity", "Print the node affinity that a lineage's newest checkpoint needs."),
 }
 """Subcommand -> module of this package that has it as ``NAME_command``, and its line in the help."""

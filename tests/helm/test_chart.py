@@ -154,12 +154,12 @@ def test_failures_another_pod_can_cure_are_told_from_those_it_cannot():
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_role_holds_what_it_needs_and_no_more():
-    rules = chart.of_kind(chart.rendered("-f", str(S3)), "Role")["rules"]
-    verbs = {verb for rule in rules for verb in rule["verbs"]}
-    assert "*" not in verbs
-    resources = {resource for rule in rules for resource in rule["resources"]}
-    assert resources == {"pods", "pods/status", "events", "leases"}
+def test_roles_hold_the_rights_that_are_made_use_of():
+    rbac = pytest.importorskip("ckptrun.kube.rbac")
+    text = chart.rendered("-f", str(S3), "--set", "rbac.nodes=true")
+    assert chart.of_kind(text, "Role")["rules"] == rbac.ROLE_RULES
+    assert chart.of_kind(text, "ClusterRole")["rules"] == rbac.CLUSTER_ROLE_RULES
+    assert "ClusterRole" not in chart.rendered("-f", str(S3))
 
 
 def test_without_the_api_there_is_neither_token_nor_role():
