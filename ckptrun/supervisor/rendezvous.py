@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 import ckptrun
 from ckptrun.capsule.helper import HIDDEN
+from ckptrun.capsule.visit import here
 from ckptrun.job import _page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ckptrun.capsule.visit import Place
 
 NOTIFY, STATE, SDK = "notify", "state", "sdk"
 SOCKET = f"{HIDDEN}/{NOTIFY}/socket"
@@ -53,14 +56,18 @@ class Rendezvous:
     Args:
         folder: they lie in it.
         owner: uid and gid of the job, if they are not this process's.
+        there: runs what makes files of the job's.
         inside: where the job sees them.
     """
 
-    def __init__(self, folder: Path, owner: tuple[int, int] | None, inside: str = HIDDEN) -> None:
+    def __init__(
+        self, folder: Path, owner: tuple[int, int] | None, inside: str = HIDDEN, there: Place = here
+    ) -> None:
         self._folder = folder
         self.senders = f"{inside}/{NOTIFY}/r"
         """The folder for replies as the addresses of the job's sockets name it."""
         self._owner = owner
+        self._there = there
         self.notify = folder / NOTIFY
         self.replies = folder / NOTIFY / "r"
         self.page = folder / STATE / "page"
@@ -91,6 +98,9 @@ class Rendezvous:
         """Say what the job would be started with today. Raises OSError."""
         text = json.dumps(dict(environment)).encode()  # with escapes: also for what is no UTF-8
         text = text.ljust(-(-len(text) // ENVIRONMENT_STEP) * ENVIRONMENT_STEP)
+        self._there(lambda: self._write_environment(text))
+
+    def _write_environment(self, text: bytes) -> None:
         path = self._folder / STATE / "environment.json"
         temporary = path.with_suffix(".new")
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine, identities, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
+    ContainerGoneError,
     CorruptError,
     FencedError,
     HookError,
@@ -111,6 +112,7 @@ class Restorer:
         self._hooks = None
         try:
             self._tools.hooks.wait()
+            self._tools.dwelling.await_(lambda: incarnation.condemned)
             with self._tools.alone:
                 age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
@@ -123,7 +125,8 @@ class Restorer:
                     checkpoint,
                     str(error),
                     corrupt=isinstance(error, CorruptError),
-                    transient=isinstance(error, StoreUnreachableError | StoreFullError),
+                    transient=isinstance(error, StoreUnreachableError | StoreFullError | ContainerGoneError)
+                    or not self._tools.dwelling.present(),
                     unfit=isinstance(error, UnfitError | StoreFullError | LedgerLostError),
                     aborted=isinstance(error, HookError | LedgerUnavailableError | FencedError),
                 )
@@ -186,10 +189,13 @@ class Restorer:
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
-        Problems(tools.note).tell(populate(records, images.files.__getitem__, Path(incarnation.root())))
+        problems = tools.there(
+            lambda: populate(records, lambda key: AtHome(images.files[key]), Path(incarnation.root()))
+        )
+        Problems(tools.note).tell(problems)
         tools.there(lambda: tools.journal.resume(records, command.checkpoint))
         others = moved(records, incarnation.root())
-        self._run_criu(incarnation, identities.renamed(images.streams, others), facts, helper)
+        self._run_criu(incarnation, identities.renamed(images.streams, others), facts)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
         return cut
@@ -229,21 +235,19 @@ class Restorer:
         )
 
     def _empty_private_tmp(self) -> None:
-        folder = self._folders.private_tmp
+        folder, owner = self._folders.private_tmp, self._tools.privilege.owner
         if folder is not None:
-            make_private_tmp(folder, self._tools.privilege.owner)
+            self._tools.there(lambda: make_private_tmp(folder, owner))
 
-    def _run_criu(
-        self, incarnation: Incarnation, streams: Mapping[str, Source], facts: Facts, helper: Helper
-    ) -> None:
+    def _run_criu(self, incarnation: Incarnation, streams: Mapping[str, Source], facts: Facts) -> None:
         tools = self._tools
         folder = tools.workplace / "restore"
         engine.clean(folder)
-        place = engine.Place(tools.criu, folder, helper.inside_path, tools.privilege.unprivileged)
+        place = incarnation.place(tools.criu, folder)
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
-            spawn = incarnation.spawn_criu(None)
+            spawn = incarnation.spawn_criu(None, place)
             adopter = facts.tree.root if tools.reader.has_orphans(streams) else 0
             retrying = functools.partial(self._retrying, incarnation)
             incarnation.restoring()
