@@ -16,7 +16,7 @@ from ckptrun import __version__
 from ckptrun.capsule import helper
 from ckptrun.criu import provision
 from ckptrun.criu.program import BrokenPrefixError, verify_prefix
-from ckptrun.errors import ConfigurationError, MissingFeatureError
+from ckptrun.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,12 +33,8 @@ def install(folder: Path, environ: Mapping[str, str]) -> None:
         MissingFeatureError: there is no CRIU here that can be moved, or no helper.
         ConfigurationError: the folder is missing, cannot be written, or is full.
     """
-    criu = provision.find(environ)
-    if criu.prefix is None:
-        raise MissingFeatureError(
-            f"the CRIU here, {criu.binary}, is the distribution's and cannot be moved to another container",
-            hint="ckptrun's own image has one that can; elsewhere 'python -m ckptrun.criu.provision' makes one",
-        )
+    prefix = provision.find_movable(environ).prefix
+    assert prefix is not None
     stub = helper.find().path
     if not folder.is_dir():
         raise ConfigurationError(
@@ -49,7 +45,7 @@ def install(folder: Path, environ: Mapping[str, str]) -> None:
             (folder / VERSION).unlink()
         (folder / SHIM).parent.mkdir(mode=0o755, exist_ok=True)
         _put(stub.read_bytes(), folder / SHIM, 0o755)
-        _put_prefix(criu.prefix, folder / CRIU)
+        _put_prefix(prefix, folder / CRIU)
         _put(f"{__version__}\n".encode(), folder / VERSION, 0o644)
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}

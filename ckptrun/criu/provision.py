@@ -40,6 +40,9 @@ _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
 _PYCRIU_PLACES = ("/usr/lib/python3/dist-packages", "/usr/local/lib/python3/dist-packages")
 
 
+_MOVABLE = "use ckptrun's own image; elsewhere `python -m ckptrun.criu.provision` may make one"
+
+
 def state_directory(env: Mapping[str, str]) -> Path:
     """Return the user's state directory for ckptrun; it need not exist."""
     base = env.get("XDG_STATE_HOME") or Path(env.get("HOME") or Path.home(), ".local/state")
@@ -79,6 +82,23 @@ def find(env: Mapping[str, str] | None = None) -> Criu:
     if second_best is None:
         raise _nothing_found(refused)
     return second_best
+
+
+def find_movable(env: Mapping[str, str]) -> Criu:
+    """Return the CRIU of the best private prefix, which can be copied to other machines; nothing is run.
+
+    Raises:
+        MissingFeatureError: there is none; the distribution's has its parts all over the system.
+    """
+    refused: list[str] = []
+    for criu in _candidates(env, refused):
+        if criu.prefix is not None:
+            return criu
+        refused.append(f"{criu.binary} cannot be moved")
+    seen = f" ({'; '.join(refused)})" if refused else ""
+    raise MissingFeatureError(
+        f"no CRIU that can be moved to another container was found{seen}", hint=_MOVABLE
+    )
 
 
 def _nothing_found(refused: list[str]) -> MissingFeatureError:

@@ -95,6 +95,7 @@ BY_SCHEMA = [
     ("mode=daemon", "at '/mode': value must be one of 'sidecar', 'wrapper'"),
     ("intervall=5m", "additional properties 'intervall' not allowed"),
     ("job.imagee=x", "at '/job': additional properties 'imagee' not allowed"),
+    ("checkpoint.onFailedRun=fresh", "at '/checkpoint/onFailedRun': value must be one of 'ask', 'resume'"),
     ("checkpoint.restart=sometimes", "at '/checkpoint/restart': value must be one of"),
     ("sidecar.native=perhaps", "at '/sidecar/native': value must be one of 'auto', true, false"),
     (

@@ -89,12 +89,23 @@ def test_volume_that_is_too_small_is_said_and_nothing_half_stays(small_volume: P
     assert [path.name for path in small_volume.iterdir()] == ["bin"]
 
 
-def test_distributions_criu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fixed = provision.find(os.environ)
-    other = type(fixed)(("/usr/sbin/criu",), fixed.version, "distribution", fixed.pycriu_path)
-    monkeypatch.setattr(provision, "find", lambda _env: other)
-    with pytest.raises(
-        MissingFeatureError, match="/usr/sbin/criu, is the distribution's and cannot be moved"
-    ):
-        install(tmp_path, os.environ)
-    assert not list(tmp_path.iterdir())
+def test_distributions_criu_is_refused(tmp_path: Path, prefix: Path):
+    own = tmp_path / "own"
+    own.mkdir()
+    program = own / "criu"
+    program.symlink_to(prefix / "usr/sbin/criu")
+    (tmp_path / "volume").mkdir()
+    nowhere = {"PATH": str(own), "CKPTRUN_CRIU_PREFIX": str(tmp_path / "none")}
+    with pytest.raises(MissingFeatureError, match="no CRIU that can be moved to another container was found"):
+        install(tmp_path / "volume", nowhere)
+    assert not list((tmp_path / "volume").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a read-only root needs root")
+def test_nothing_but_the_volume_is_written(tmp_path: Path):
+    words = [sys.executable, "-B", "-m", "ckptrun", "kube", "install", str(tmp_path)]
+    script = 'mount --bind "$1" "$1"; mount -o remount,ro,bind /; shift; exec "$@"'
+    inside = ["unshare", "-m", "sh", "-ec", script, "sh", str(tmp_path), *words]
+    done = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    verify_prefix(tmp_path / "criu")

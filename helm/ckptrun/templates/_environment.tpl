@@ -36,9 +36,7 @@
 {{- include "ckptrun.setting" (list "KEEP" $c.keep) }}
 {{- include "ckptrun.setting" (list "GRACE" (include "ckptrun.grace" .)) }}
 {{- include "ckptrun.setting" (list "PRESERVE" (join ":" $c.preserve)) }}
-{{- if ne $c.onFailedRun "ask" }}
-{{- include "ckptrun.setting" (list (upper $c.onFailedRun) true) }}
-{{- end }}
+{{- include "ckptrun.setting" (list "RESUME" (eq $c.onFailedRun "resume")) }}
 {{- include "ckptrun.setting" (list "RESTART" $c.restart) }}
 {{- include "ckptrun.setting" (list "MAX_RESTARTS" $c.maxRestarts) }}
 {{- include "ckptrun.setting" (list "MAX_FREEZE" $c.maxFreeze) }}
