@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from live import Machine
+from shims import Room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,3 +27,13 @@ def scratch() -> Iterator[Path]:
     """Return a folder with a short path (sockets lie there) for a process that will not tidy up."""
     with tempfile.TemporaryDirectory(prefix="cr-") as name:
         yield Path(name)
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    """Return what makes shims and ends for their sockets."""
+    with tempfile.TemporaryDirectory(prefix="cr-") as name:
+        Path(name).chmod(0o755)
+        room = Room(Path(name))
+        yield room
+        room.close()

@@ -141,3 +141,32 @@ class Started:
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
+
+
+class Room:
+    """A folder in the place of /ckptrun, and what runs around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[Started] = []
+        self.sidecars: list[Sidecar] = []
+
+    def sidecar(self, version: str = "1.2.3") -> Sidecar:
+        self.sidecars.append(Sidecar(self.folder, version))
+        return self.sidecars[-1]
+
+    def shim(self, *command: str, **options: object) -> Started:
+        self.started.append(Started(self.folder, *command, **options))  # type: ignore[arg-type]
+        return self.started[-1]
+
+    def both(self, *command: str, **options: object) -> tuple[Sidecar, Started]:
+        sidecar = self.sidecar()
+        started = self.shim(*command, **options)
+        sidecar.take()
+        return sidecar, started
+
+    def close(self) -> None:
+        for sidecar in self.sidecars:
+            sidecar.listener.close()
+        for started in self.started:
+            started.close()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from live import wait_until
-from shims import PATH, Sidecar, Started
+from shims import PATH
 from support.processes import PATIENCE
 
 from ckptrun.capsule import hello
@@ -20,50 +19,12 @@ from ckptrun.capsule.helper import built_path
 from ckptrun.capsule.spec import Identity, Program, to_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from shims import Room
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take everything from the shim")
 
 LARGEST = 100_000
 SLEEP = ("sleep", "100")
-
-
-class Room:
-    """A folder in the place of /ckptrun, and what runs around it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[Started] = []
-        self.sidecars: list[Sidecar] = []
-
-    def sidecar(self, version: str = "1.2.3") -> Sidecar:
-        self.sidecars.append(Sidecar(self.folder, version))
-        return self.sidecars[-1]
-
-    def shim(self, *command: str, **options: object) -> Started:
-        self.started.append(Started(self.folder, *command, **options))  # type: ignore[arg-type]
-        return self.started[-1]
-
-    def both(self, *command: str, **options: object) -> tuple[Sidecar, Started]:
-        sidecar = self.sidecar()
-        started = self.shim(*command, **options)
-        sidecar.take()
-        return sidecar, started
-
-    def close(self) -> None:
-        for sidecar in self.sidecars:
-            sidecar.listener.close()
-        for started in self.started:
-            started.close()
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with tempfile.TemporaryDirectory(prefix="cr-") as name:
-        Path(name).chmod(0o755)
-        room = Room(Path(name))
-        yield room
-        room.close()
 
 
 @pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
