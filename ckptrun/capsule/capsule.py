@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import spec as specs
-from ckptrun.capsule.processes import children, descendants, pid_inside
+from ckptrun.capsule.processes import children, descendants, pid_inside, security_label
+from ckptrun.core import confinement
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
 if TYPE_CHECKING:
@@ -226,11 +227,6 @@ class Capsule:
         """Return the PIDs, as this process sees them, of everything under init."""
         return [] if self._reaped or not self.init_pid else descendants(self.init_pid)
 
-    @property
-    def top_pid(self) -> int:
-        """PID, as this process sees it, of what every process of the job is below."""
-        return self.init_pid
-
     def job_pids(self, root_pid: int = ROOT_PID) -> list[int]:
         """Return the PIDs, as this process sees them, of the job root and all below it, the root first."""
         root = self.host_pid(root_pid)
@@ -346,5 +342,9 @@ def _explain(failure: str) -> PermissionMissingError | MissingFeatureError:
     message = f"the capsule cannot be made: {where}: {reason}"
     hint = "ckptrun doctor says what this machine lacks"
     if number in {"1", "13"}:
+        if where.startswith("mount ") and os.geteuid() == 0:
+            hint = f"{confinement.mounting(security_label())}; {hint}"
         return PermissionMissingError(message, hint=hint)
+    if number == "2" and where.startswith("mount /dev/"):
+        hint = f"the image must have the folder {where.removeprefix('mount ')}, to mount it there"
     return MissingFeatureError(message, hint=hint)

@@ -35,6 +35,15 @@ def within(spec: CapsuleSpec, pid: int) -> CapsuleSpec:
     return replace(spec, enter=pid, masks=masks.of(pid), shared_memory=shared_memory(pid))
 
 
+def own(spec: CapsuleSpec) -> CapsuleSpec:
+    """Return the specification of a capsule where this process is: perhaps a container, whose limits are the job's."""
+    shm = PurePath(HIDDEN).parent
+    size = shared_memory(os.getpid()) if os.path.ismount(shm) else 0
+    if spec.user_namespace:  # whose /proc the kernel refuses where another one is masked
+        return replace(spec, shared_memory=size)
+    return replace(spec, masks=masks.of(), shared_memory=size)
+
+
 def shared_memory(pid: int) -> int:
     """Return the size of a process's /dev/shm in bytes, 0 if it has none. Raises OSError: it is gone."""
     status = os.statvfs(f"/proc/{pid}/root{PurePath(HIDDEN).parent}")
@@ -90,13 +99,8 @@ class ContainerCapsule(Capsule):
 
     def start_root(self, program: Program, keep: Mapping[str, int] | None = None) -> int:
         """Have the shim start the job root; return its PID. Raises OSError: see `Shim.start`."""
-        self.root_pid = self._shim.start(replace(program, identity=None, last_pid=0), keep)
+        self.root_pid = self._shim.start(program, keep)
         return self.root_pid
-
-    @property
-    def top_pid(self) -> int:
-        """The shim's: it adopts whatever of the job is left behind."""
-        return self._shim.pid
 
     def next_helper_pid(self) -> int:
         """Return 0: a program of ckptrun's own takes whichever PID is next."""

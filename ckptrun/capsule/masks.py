@@ -18,6 +18,8 @@ PROC = "/proc"
 LAST_PID = "/proc/sys/kernel/ns_last_pid"
 """Stays writable: the kernel asks whoever writes it for a capability, and a restore must be able to."""
 
+_MACHINES_OWN = frozenset({"autofs", "binfmt_misc", "nfsd"})
+"""Filesystems that systems without any container mount there: a capsule has never had them."""
 _FLAGS = {"nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 
 
@@ -60,6 +62,8 @@ def parse(mountinfo: bytes) -> tuple[Mask, ...]:
 
 
 def _mask(path: str, kind: str, options: list[str]) -> Mask | None:
+    if kind in _MACHINES_OWN:
+        return None
     if kind != "proc":
         return Mask(path, read_only=False)
     if "ro" not in options:

@@ -62,6 +62,14 @@ def pid_inside(host_pid: int) -> int | None:
     return None
 
 
+def security_label() -> str:
+    """Return the profile of AppArmor's or the context of SELinux's that this process is held by; empty if none is."""
+    try:
+        return Path("/proc/self/attr/current").read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
 def is_over(host_pid: int) -> bool:
     """Tell whether a process has ended or is about to: every thread of it is gone, leaving, or killed."""
     threads: list[Path] = []

@@ -31,6 +31,7 @@ class Identity:
         gid: group id.
         groups: supplementary groups.
         keep_capabilities: it keeps every capability of init's, ambient.
+        without: numbers of capabilities that it does not keep all the same.
         restricted: it has no capability and never gets one: every set is empty, ``no_new_privs`` is set.
     """
 
@@ -38,6 +39,7 @@ class Identity:
     gid: int
     groups: tuple[int, ...] = ()
     keep_capabilities: bool = False
+    without: tuple[int, ...] = ()
     restricted: bool = False
 
 
@@ -119,15 +121,21 @@ class CapsuleSpec:
             return [("copy", self.helper.path, self.helper.inside_path, 0o755)]
         if self.detach:
             steps.append(("detach", shm))
-        size = f",size={self.shared_memory}" if self.shared_memory else ""
+        options = "mode=1777"
+        if self.shared_memory:
+            options += f",size={self.shared_memory}"
+        if self.owner:
+            options += ",uid={},gid={}".format(*self.owner)
         steps += [
-            ("mount", "tmpfs", shm, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777{size}"),
+            ("mount", "tmpfs", shm, "tmpfs", MS_NOSUID | MS_NODEV, options),
             ("mkdir", HIDDEN, 0o755),
+        ]
+        if self.owner:  # while it is empty
+            steps.append(("chown", HIDDEN, *self.owner))
+        steps += [
             ("mkdir", f"{HIDDEN}/bin", 0o755),
             ("copy", self.helper.path, self.helper.inside_path, 0o755),
         ]
-        if self.owner:
-            steps.append(("chown", HIDDEN, *self.owner))
         for name, folder in self.shared.items():
             inside = f"{HIDDEN}/{name}"
             steps.append(("mkdir", inside, 0o700))
@@ -190,6 +198,7 @@ class Program:
             pairs += [("group", group) for group in self.identity.groups]
             if self.identity.keep_capabilities:
                 pairs.append(("keep-capabilities", 1))
+                pairs += [("without-capability", number) for number in self.identity.without]
             if self.identity.restricted:
                 pairs += [("drop-bounding", 1), ("no-new-privs", 1)]
         return [word for key, value in pairs for word in _encode(key, value)]

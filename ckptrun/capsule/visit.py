@@ -156,7 +156,7 @@ class Visits:
         _unshare(_CLONE_FS)
         _setns(self._namespace)
         if self._identity is not None:
-            _make_files_as(self._identity.uid, self._identity.gid, self._identity.groups)
+            make_files_as(self._identity.uid, self._identity.gid, self._identity.groups)
 
 
 def _then(enter: Callable[[], None], work: Callable[[], T]) -> T:
@@ -175,7 +175,7 @@ def _visiting() -> bool:
     return getattr(_local, "asked", None) is not None
 
 
-def _make_files_as(uid: int, gid: int, groups: Sequence[int]) -> None:
+def make_files_as(uid: int, gid: int, groups: Sequence[int]) -> None:
     """Have this thread make files as another user, with every capability it had."""
     array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
     _call("setgroups", _libc.syscall(_SETGROUPS[platform.machine()], len(groups), array))

@@ -29,6 +29,7 @@ _LITTLE_MEMORY = 256 << 20
 _PTRACE_SEIZE = 0x4206
 _PTRACE_O_SUSPEND_SECCOMP = 1 << 21
 _USEFUL = {
+    "DAC_READ_SEARCH": (2, "files that were written and closed come back only by --preserve"),
     "NET_ADMIN": (12, "established TCP connections are closed at a dump"),
     "SYS_RESOURCE": (24, "jobs of another user need CRIU's unprivileged mode, pipes stay at 1 MiB"),
 }

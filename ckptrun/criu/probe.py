@@ -122,14 +122,22 @@ def security_label() -> str:
         return ""
 
 
-def examine(criu: Criu) -> Findings:
-    """Ask all three questions afresh; takes about 0.3 s."""
+def examine(criu: Criu, scratch: Path | None = None) -> Findings:
+    """Ask all three questions afresh; takes about 0.3 s.
+
+    Args:
+        criu: the program.
+        scratch: a folder for temporary files where there is none; it need not be there yet.
+
+    Raises:
+        ConfigurationError: there is no place for temporary files.
+    """
     version, problem = ask_version(criu.argv)
     if not problem and version < MINIMUM:
         problem = f"version {show_version(version)} is older than {show_version(MINIMUM)}"
     if problem:
         return Findings(version, problem)
-    return Findings(version, check_problem=_ask_check(criu), tcp_problem=_ask_tcp(criu))
+    return Findings(version, check_problem=_ask_check(criu), tcp_problem=_ask_tcp(criu, scratch))
 
 
 def ask_version(argv: Sequence[str]) -> tuple[tuple[int, ...], str]:
@@ -141,7 +149,12 @@ def ask_version(argv: Sequence[str]) -> tuple[tuple[int, ...], str]:
 
 def _ask_check(criu: Criu) -> str:
     having = rights()
-    namespaces = ["unshare", "-Urpf", "--mount-proc"] if having is Rights.USER else []
+    # A container's own /proc/sys is read-only; a capsule's is not.
+    fresh = {
+        Rights.USER: ["unshare", "-Urpf", "--mount-proc"],
+        Rights.NO_NET_ADMIN: ["unshare", "-pf", "--mount-proc"],
+    }
+    namespaces = fresh.get(having, [])
     options = [] if having is Rights.FULL else ["--unprivileged"]
     harmless = [_HARMLESS] if having is Rights.FULL else [_HARMLESS, _HARMLESS_UNPRIVILEGED]
     done = _run([*namespaces, *criu.argv, "check", *options])
@@ -156,17 +169,10 @@ def _ask_check(criu: Criu) -> str:
     return "" if _complaints(done.stderr) else _last_words(done)
 
 
-def _ask_tcp(criu: Criu) -> str:
-    from tempfile import TemporaryDirectory, gettempdir  # noqa: PLC0415 - not needed when the answer is remembered
+def _ask_tcp(criu: Criu, scratch: Path | None = None) -> str:
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - not needed when the answer is remembered
 
-    try:
-        scratch = gettempdir()
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"there is no place for temporary files: {error.strerror}",
-            hint="set TMPDIR to a folder that can be written",
-        ) from error
-    with TemporaryDirectory(prefix="ckptrun-selftest-", dir=scratch) as folder:
+    with TemporaryDirectory(prefix="ckptrun-selftest-", dir=_temporary(scratch)) as folder:
         own_network = "no"
         namespaces, options = ["unshare", "-pf", "--mount-proc"], ["--unprivileged", "--tcp-close"]
         match rights():
@@ -190,6 +196,23 @@ def _ask_tcp(criu: Criu) -> str:
             if not _HARMLESS.search(words) and not _HARMLESS_UNPRIVILEGED.search(words)
         ]
         return causes[0] if causes else _last_words(done)
+
+
+def _temporary(scratch: Path | None) -> Path:
+    """Return where temporary files go: /tmp and the like, or `scratch` under a read-only root."""
+    from tempfile import gettempdir  # noqa: PLC0415 - see `_ask_tcp`
+
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError as error:
+        with contextlib.suppress(OSError):
+            if scratch is not None:
+                scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+                return scratch
+        raise ConfigurationError(
+            f"there is no place for temporary files: {error.strerror}",
+            hint="set TMPDIR to a folder that can be written",
+        ) from error
 
 
 def complaint_of(argv: Sequence[str], stdin: str = "") -> str:
@@ -284,6 +307,6 @@ def examine_once(criu: Criu, state: Path) -> Findings:
     memory = Memory.of(state)
     findings = memory.recall(criu)
     if findings is None:
-        findings = examine(criu)
+        findings = examine(criu, state)
         memory.remember(criu, findings)
     return findings

@@ -202,8 +202,9 @@ def provide(env: Mapping[str, str] | None = None) -> Criu:
 
 def check(criu: Criu, env: Mapping[str, str] | None = None) -> list[Check]:
     """Examine this CRIU afresh, every file of a private prefix included, and remember the findings."""
-    findings = probe.examine(criu)
-    probe.Memory.of(state_directory(os.environ if env is None else env)).remember(criu, findings)
+    state = state_directory(os.environ if env is None else env)
+    findings = probe.examine(criu, state)
+    probe.Memory.of(state).remember(criu, findings)
     having = probe.rights()
     who = having.value
     tcp = "are kept" if having is probe.Rights.FULL else "are closed"

@@ -170,7 +170,9 @@ class Attempt:
             )
         folder = tools.workplace / "dump"
         engine.clean(folder)
-        self._place = incarnation.place(tools.criu, folder)
+        self._place = engine.Place(
+            tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
+        )
         pids = incarnation.pids()
         if (hopeless := remedies.refusal(pids)) is not None:
             raise DumpError(hopeless.cause, hint=hopeless.remedy.remedy)
@@ -201,9 +203,7 @@ class Attempt:
         self._started = time.monotonic()
         with self._lock:
             lock(self._stopped, self._lock)
-            result = dumping.dump(
-                self._place, request, incarnation.spawn_criu(tools.privilege.dumper, self._place)
-            )
+            result = dumping.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
         if not self.finished:
             self._report(slot, result.images, result.frozen_seconds)
 

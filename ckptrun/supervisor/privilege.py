@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptrun.capsule.guise import Guise
 from ckptrun.capsule.spec import Identity
+from ckptrun.capsule.visit import here
 from ckptrun.core import confinement
 from ckptrun.criu import probe
 from ckptrun.errors import PermissionMissingError
@@ -16,7 +18,9 @@ from ckptrun.supervisor import accounts
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-ROOT, SUDO, USER, RESTRICTED, CONTAINER = "root", "sudo", "user", "restricted", "container"
+    from ckptrun.capsule.visit import Place
+
+ROOT, SUDO, USER, RESTRICTED = "root", "sudo", "user", "restricted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Privilege:
         kind: ``root``: everything as root; ``sudo``: the job as the invoking user, CRIU with root's capabilities under
             that user's id (root without SYS_RESOURCE may not read another user's limits); ``restricted``: the same
             with the user that ``--user`` names, and the job can never have a capability again; ``user``: a user
-            namespace; ``container``: the job as whoever its container runs as, CRIU as with ``sudo``.
+            namespace.
         user_namespace: see `CapsuleSpec.user_namespace`.
         job: see `Program.identity`.
         environment: variables that make the job's environment the user's own.
@@ -53,19 +57,30 @@ class Privilege:
         return Identity(self.job.uid, self.job.gid, self.job.groups, keep_capabilities=True)
 
     @property
+    def restorer(self) -> Identity | None:
+        """Whom a restore runs as.
+
+        As the job's user CRIU need not give files away, for which a container's root lacks the right (CHOWN). With
+        SETUID it would become root first; it restores no other user.
+        """
+        if self.kind != RESTRICTED or self.dumper is None:
+            return None
+        return replace(self.dumper, without=(probe.NEEDED["SETUID"],))
+
+    @property
     def owner(self) -> tuple[int, int] | None:
         """Who owns the job's private folders, if not the one who makes them."""
         return (self.job.uid, self.job.gid) if self.job else None
 
     @property
+    def guise(self) -> Place:
+        """Where files are made that are to be the job's: root may lack the right to give them away."""
+        return Guise(self.job) if self.job and self.kind == RESTRICTED else here
+
+    @property
     def uid(self) -> int:
         """The job's user id as it sees it."""
         return self.job.uid if self.job else 0
-
-
-def of_container(identity: Identity) -> Privilege:
-    """Return how the job of another container runs: as that container's processes do."""
-    return Privilege(CONTAINER, None, identity, limited=True)
 
 
 def find(environ: Mapping[str, str], user: str = "") -> Privilege:

@@ -22,6 +22,7 @@ FROM_SOURCE = {
     "uprobes": "(00.05) Error (criu/proc_parse.c:614): PID 1001 has uprobes vma. Consider using --allow-uprobes.",
     "strange-mapping": "(00.05) Error (criu/proc_parse.c:502): Unknown shit 600 (anon_inode:[something])",
     "little-memory": "(00.05) Error (compel/src/lib/infect.c:900): Can't allocate memory for parasite blob (pid: 1001)",
+    "unix-relative": "(00.05) Error (criu/sk-unix.c:322): unix: Can't resolve name for socket 0x21",
     "tcp-moving": "(00.05) Error (criu/sk-tcp.c:147): tcp: libsoccr_save() failed with -6",
     "tcp-old-criu": "(00.05) Error (criu/sockets.c:640): sockets: Can't get 1:16 opt: Operation not supported",
     "socket-protocol": "(00.05) Error (criu/sk-inet.c:137): inet: Unsupported proto 1 for socket 4ecca9",

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -78,6 +79,22 @@ static int copy_file(int in, const char *to, mode_t mode)
     return 0;
 }
 
+/* Give away an empty folder; root without CHOWN makes it anew as whoever shall have it. */
+static int give(const char *path, uid_t uid, gid_t gid)
+{
+    struct stat now;
+    if (chown(path, uid, gid) == 0)
+        return 0;
+    if (errno != EPERM || stat(path, &now) < 0 || rmdir(path) < 0)
+        return -1;
+    setfsgid(gid);
+    setfsuid(uid);
+    int made = mkdir(path, 0700) < 0 ? -1 : chmod(path, now.st_mode & 07777);
+    setfsuid(geteuid());
+    setfsgid(getegid());
+    return made;
+}
+
 /* Namespaces of the caller itself, before the clone. */
 static int enter(const struct spec *spec)
 {
@@ -126,7 +143,7 @@ static int furnish(const struct spec *spec)
         else if (!strcmp(w[0], "mkdir"))
             bad = mkdir(w[1], (mode_t)number(w[2])) < 0 || chmod(w[1], (mode_t)number(w[2])) < 0;
         else if (!strcmp(w[0], "chown"))
-            bad = chown(w[1], (uid_t)number(w[2]), (gid_t)number(w[3]));
+            bad = give(w[1], (uid_t)number(w[2]), (gid_t)number(w[3]));
         else if (!strcmp(w[0], "copy"))
             bad = copy_file(taken_along(i), w[2], (mode_t)number(w[3]));
         else if (!strcmp(w[0], "tree"))

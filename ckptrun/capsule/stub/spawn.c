@@ -57,8 +57,9 @@ static int deny_io_uring(void)
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-/* Become uid:gid; with `keep`, every capability stays, ambient, so that the program started keeps it too. */
-static int become(const char *uid, const char *gid, char **groups, int keep)
+/* Become uid:gid; with `keep`, every capability stays but for those of `without`, ambient, so that the program started
+ * keeps them too. */
+static int become(const char *uid, const char *gid, char **groups, int keep, char **without)
 {
     gid_t list[MAX_GROUPS];
     size_t n = 0;
@@ -76,6 +77,8 @@ static int become(const char *uid, const char *gid, char **groups, int keep)
     struct __user_cap_data_struct data[2];
     if (syscall(SYS_capget, &head, data) < 0)
         return -1;
+    for (; *without; without++)
+        data[number(*without) / 32].permitted &= ~(1u << (number(*without) % 32));
     for (int i = 0; i < 2; i++)
         data[i].effective = data[i].inheritable = data[i].permitted;
     if (syscall(SYS_capset, &head, data) < 0)
@@ -129,13 +132,6 @@ static int install(const int *fds, int nfds, char **targets, int error_pipe)
     return moved;
 }
 
-static int is_target(char **targets, int fd)
-{
-    while (*targets && (int)number(*targets) != fd)
-        targets++;
-    return *targets != NULL;
-}
-
 static void child(const struct spec *spec, const int *fds, int nfds, int error_pipe)
 {
     const char *stage = "signals";
@@ -152,6 +148,7 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
     char **argv = collect(spec, "arg");
     char **envp = collect(spec, "env");
     char **groups = collect(spec, "group");
+    char **without = collect(spec, "without-capability");
     const char *cwd = value(spec, "cwd"), *uid = value(spec, "uid"), *gid = value(spec, "gid");
     const char *umask_value = value(spec, "umask");
     int report;
@@ -172,12 +169,9 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
         report = error_pipe;
         goto failed;
     }
-    for (int fd = 0; fd < 3; fd++) {
-        if (!is_target(targets, fd))
-            close(fd); /* a shim's own was opened outside of its container, and no dump could look it up */
+    for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
             goto failed;
-    }
     if (umask_value)
         umask((mode_t)number(umask_value));
     stage = "seccomp";
@@ -187,7 +181,7 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
     int drop = value(spec, "drop-bounding") != NULL;
     if (drop && drop_bounding() < 0)
         goto failed;
-    if (uid && become(uid, gid, groups, value(spec, "keep-capabilities") != NULL) < 0)
+    if (uid && become(uid, gid, groups, value(spec, "keep-capabilities") != NULL, without) < 0)
         goto failed;
     if (drop && drop_capabilities() < 0)
         goto failed;

@@ -26,6 +26,13 @@ SOCKETS = (
         "close it before a checkpoint",
     ),
     entry(
+        "unix-relative",
+        r"Can't resolve name for socket 0x(?P<hexino>[0-9a-f]+)",
+        "{who} has bound a Unix socket{at} by a relative path, which cannot be looked up with the rights of this run",
+        "bind it by its whole path, or give ckptrun NET_ADMIN",
+        owned=True,
+    ),
+    entry(
         "unix-in-flight",
         r"Non-empty write queue on an in-flight socket 0x(?P<hexino>[0-9a-f]+)|Dangling connection (?P<ino>\d+)|"
         r"In-flight connection on",
