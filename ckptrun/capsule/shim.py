@@ -87,6 +87,7 @@ class Shim:
         self._exited: Callable[[int, int], None] = _nothing
         self._lost: Callable[[], None] = _nothing
         self._lock = threading.Lock()
+        self._told = threading.Condition(self._lock)
         self._exit = None if said.ended is None else (0, said.ended)
         self._reader = threading.Thread(target=self._read, name="shim", daemon=True)
 
@@ -132,7 +133,7 @@ class Shim:
             number = int(answer[2])
             raise OSError(number, os.strerror(number), answer[3])
         pid = int(answer[2])
-        if not hello.is_child(pid, self.pid):
+        if not hello.is_child(pid, self.pid) and not self._has_ended(pid):
             raise OSError(0, f"the shim names process {pid} as the job's, which is none of its own")
         return pid
 
@@ -185,6 +186,11 @@ class Shim:
             raise OSError(0, "the shim is gone, or does not answer")
         return answer
 
+    def _has_ended(self, pid: int) -> bool:
+        """Tell whether a job root has ended already; its end may be about to be told."""
+        with self._lock:
+            return self._told.wait_for(lambda: self._exit is not None and self._exit[0] == pid, HELLO_SECONDS)
+
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             while line := self._connection.recv(_MESSAGE):
@@ -211,6 +217,7 @@ class Shim:
                     self.root_pid = None
                     self._exit = int(pid), int(status)
                     exited = self._exited
+                    self._told.notify_all()
                 exited(int(pid), int(status))
             case ["signal", number]:
                 self._callbacks.signalled(int(signal.Signals(int(number))))

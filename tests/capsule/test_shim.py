@@ -97,6 +97,13 @@ def test_a_start_that_fails_is_answered_and_can_be_tried_again(
     assert started.line() == "here"
 
 
+def test_a_job_that_ends_at_once_was_started_all_the_same(room: Room):
+    sidecar, _ = room.both("job")
+    for _ in range(20):
+        pid = sidecar.shim.start(Program(["/bin/false"], {}, "/"))
+        wait_until(lambda pid=pid: (pid, 1 << 8) in sidecar.exits, what="its end")  # type: ignore[misc]
+
+
 def test_the_containers_signals_are_told_and_the_job_gets_none(room: Room):
     sidecar, started = room.both("job")
     sidecar.start("sh", "-c", "trap 'echo trapped' TERM; echo ready; while :; do sleep 0.1; done")
