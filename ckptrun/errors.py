@@ -29,6 +29,7 @@ Every message names the thing, the cause and the next step. Callers pass the mes
     ├── HookError                   76  a hook vetoed or failed: the checkpoint or restore is given up for now
     └── RestoreError                --  one checkpoint could not be restored; the next older one is tried
         └── UnfitError              --  it does not fit this machine or this user: it stays good for others
+            └── ContainerGoneError  --  the container it was to be restored into is not there
 """
 
 from __future__ import annotations
@@ -190,3 +191,7 @@ class RestoreError(CkptrunError):
 
 class UnfitError(RestoreError):
     """A checkpoint does not fit this machine, or whom the run belongs to; elsewhere it is as good as ever."""
+
+
+class ContainerGoneError(UnfitError):
+    """The container that the job lives in has ended and was not started again; the checkpoint is as good as ever."""

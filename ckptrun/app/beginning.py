@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.app.identity import changed_files, this_owner
 from ckptrun.app.stores import backend_of, key_source
+from ckptrun.capsule.visit import here
 from ckptrun.core.events import Candidate, Fresh, Resume
 from ckptrun.core.model import RunState
 from ckptrun.core.resume import Flags, FreshStart, LastRun, Situation, decide
@@ -26,6 +27,7 @@ from ckptrun.supervisor.facts import Facts
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ckptrun.capsule.visit import Place
     from ckptrun.core.model import CheckpointRecord
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import CommandFacts, Owner, Writer
@@ -42,12 +44,20 @@ class Beginning:
         settings: the run's.
         command: what is remembered of its command.
         note: takes one sentence for the user.
+        there: runs what looks at the job's files.
     """
 
-    def __init__(self, settings: RunSettings, command: CommandFacts, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        command: CommandFacts,
+        note: Callable[[str], None],
+        there: Place = here,
+    ) -> None:
         self.settings = settings
         self.command = command
         self._note = note
+        self._there = there
         self._finished = settings.run_dir / "finished"
 
     def mark(self, *, finished: bool) -> None:
@@ -144,7 +154,8 @@ class Beginning:
             words = " ".join(previous.command.argv)
             last = LastRun(previous.state, previous.exit, previous.command.digest, words)
             if previous.command.digest == self.command.digest and records:
-                changed = changed_files(previous.command.files, settings.cwd, self._written(lineage))
+                then, written = previous.command.files, self._written(lineage)
+                changed = self._there(lambda: changed_files(then, settings.cwd, written))
         if settings.at is not None:
             records = [record for record in every if record.id == settings.at]
             if not records:

@@ -227,6 +227,11 @@ class Capsule:
         """Return the PIDs, as this process sees them, of everything under init."""
         return [] if self._reaped or not self.init_pid else descendants(self.init_pid)
 
+    @property
+    def top_pid(self) -> int:
+        """PID, as this process sees it, of what every process of the job is below."""
+        return self.init_pid
+
     def job_pids(self, root_pid: int = ROOT_PID) -> list[int]:
         """Return the PIDs, as this process sees them, of the job root and all below it, the root first."""
         root = self.host_pid(root_pid)

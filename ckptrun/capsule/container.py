@@ -99,8 +99,13 @@ class ContainerCapsule(Capsule):
 
     def start_root(self, program: Program, keep: Mapping[str, int] | None = None) -> int:
         """Have the shim start the job root; return its PID. Raises OSError: see `Shim.start`."""
-        self.root_pid = self._shim.start(program, keep)
+        self.root_pid = self._shim.start(replace(program, identity=None, last_pid=0), keep)
         return self.root_pid
+
+    @property
+    def top_pid(self) -> int:
+        """The shim's: it adopts whatever of the job is left behind."""
+        return self._shim.pid
 
     def next_helper_pid(self) -> int:
         """Return 0: a program of ckptrun's own takes whichever PID is next."""

@@ -147,6 +147,8 @@ class Shim:
 
     def taken(self) -> None:
         """Acknowledge the job root's end, once it cannot be forgotten any more."""
+        with self._lock:
+            self._exit = None
         with contextlib.suppress(OSError):
             self._connection.send(b"taken")
 

@@ -94,11 +94,13 @@ class Streams:
 
     Args:
         say: told, in one sentence, what the user should know.
+        terminals: whether a terminal is one for the job too; else it is just where bytes come from and go to.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._terminal_fd = next((fd for fd in (0, 1, 2) if _is_terminal(fd)), None)
-        self.terminal = Terminal(0 if _is_terminal(0) else None, self._terminal_fd)
+    def __init__(self, say: Callable[[str], None], *, terminals: bool = True) -> None:
+        self._mask = sum(1 << fd for fd in (0, 1, 2) if terminals and _is_terminal(fd))
+        self._terminal_fd = next((fd for fd in (0, 1, 2) if self._mask & (1 << fd)), None)
+        self.terminal = Terminal(0 if self._mask & 1 else None, self._terminal_fd)
         self._outputs: dict[str, Output] = {}
         self._redirects = _redirects(say)
         self._input: Input | None = None
@@ -115,7 +117,7 @@ class Streams:
 
     def wire(self) -> Wiring:
         """Make the pipes of a fresh incarnation, as this process's own streams suggest."""
-        mask = sum(1 << fd for fd in (0, 1, 2) if _is_terminal(fd))
+        mask = self._mask
         names = [name for name, fd in ((STDOUT, 1), (STDERR, 2)) if not mask & (1 << fd) and _is_open(fd)]
         if not mask & 1 and _is_input(0):
             names.append(STDIN)
@@ -152,6 +154,11 @@ class Streams:
             if file is not None and (file not in ends or ends[file].at < mark.at):
                 ends[file] = mark
         return sum(file.go_back(mark, keep) for file, mark in ends.items())
+
+    def replaced(self) -> None:
+        """Take what descriptors 0, 1 and 2 are now: others than before."""
+        for output in self._outputs.values():
+            output.broken = False
 
     def _output(self, name: str) -> Output:
         target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)

@@ -34,6 +34,7 @@ COMMANDS = {
     "events": ("listing", "Tell what happened, one JSON object a line."),
     "effects": ("effects", "List what a lineage has done to the world outside."),
     "hooks": ("hooks", "List hooks, or try one without a run."),
+    "sidecar": ("sidecar", "Checkpoint the job of another container of this pod."),
     "doctor": ("doctor", "Tell whether this machine and this store will do."),
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
     "kube": ("kube", "Prepare pods for ckptrun, and see what they need."),

@@ -10,9 +10,10 @@ from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.pod import Pod, find_pod
-from ckptrun.settings.resolve import resolve_hooks, resolve_ledger, resolve_run, resolve_store
+from ckptrun.settings.resolve import Elsewhere, resolve_hooks, resolve_ledger, resolve_run, resolve_store
 
 __all__ = [
+    "Elsewhere",
     "HookSettings",
     "KeyChoice",
     "KeyKind",

@@ -6,6 +6,7 @@ exists; writes nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
@@ -35,6 +36,14 @@ SHORTEST_INTERVAL = 0.1
 """Seconds. Below it the job would be frozen more often than it runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The environment and the working directory of a job in another container."""
+
+    environment: Mapping[str, str]
+    cwd: Path
+
+
 def resolve_store(
     given: Mapping[str, Any], environ: Mapping[str, str], cwd: Path, home: Path | None = None
 ) -> StoreSettings:
@@ -55,8 +64,17 @@ def resolve_run(
     environ: Mapping[str, str],
     cwd: Path,
     home: Path | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> RunSettings:
     """Return the settings of a run of ``command`` (not empty) in ``cwd`` (absolute).
+
+    Args:
+        command: the job's.
+        given: what the command line says.
+        environ: this process's environment.
+        cwd: this process's working directory, and the job's.
+        home: for its state directory.
+        elsewhere: of a job that lives in another container: it has nothing of `environ` and `cwd`.
 
     Raises:
         UsageError: no command, a value that does not parse, an option that is not built yet, an ``s3://``
@@ -74,23 +92,27 @@ def resolve_run(
     pass_env = sources.many("pass-env", str)
     level = sources.value("portable-cpu", parse_level, "")
     environment = job_environment(environ, store_url=store.url, pass_env=pass_env)
+    if elsewhere:
+        environment = job_environment(elsewhere.environment)
     environment, uncapped = cap(environment, level) if level else (environment, ())
     return RunSettings(
         command=tuple(command),
-        name=_name(sources, store.url, command, cwd, environ),
-        cwd=cwd,
+        name=_name(sources, store.url, command, elsewhere.cwd if elsewhere else cwd, environ),
+        cwd=elsewhere.cwd if elsewhere else cwd,
         store_url=store.url,
         s3_endpoint_url=store.endpoint,
         key=store.key,
         no_encryption=store.no_encryption,
         state_dir=store.state_dir,
         environment=environment,
-        withheld=withheld_names(environ, store_url=store.url, pass_env=pass_env),
+        withheld=() if elsewhere else withheld_names(environ, store_url=store.url, pass_env=pass_env),
         portable_cpu=level,
         uncapped=uncapped,
         interval=sources.value("interval", _interval, "auto"),
         keep_last=sources.value("keep", parse_keep, Keep()).last,
-        preserve=sources.many("preserve", lambda text: _existing(text, cwd)),
+        preserve=sources.many(
+            "preserve", lambda text: elsewhere.cwd / text if elsewhere else _existing(text, cwd)
+        ),
         journal_limit=sources.value("journal-limit", parse_size, 1 << 30),
         restart=sources.value("restart", lambda text: _choice(RestartPolicy, text), RestartPolicy.ON_FAILURE),
         max_restarts=sources.value("max-restarts", _count, 100),

@@ -170,9 +170,7 @@ class Attempt:
             )
         folder = tools.workplace / "dump"
         engine.clean(folder)
-        self._place = engine.Place(
-            tools.criu, folder, incarnation.helper.inside_path, tools.privilege.unprivileged
-        )
+        self._place = incarnation.place(tools.criu, folder)
         pids = incarnation.pids()
         if (hopeless := remedies.refusal(pids)) is not None:
             raise DumpError(hopeless.cause, hint=hopeless.remedy.remedy)
@@ -203,7 +201,9 @@ class Attempt:
         self._started = time.monotonic()
         with self._lock:
             lock(self._stopped, self._lock)
-            result = dumping.dump(self._place, request, incarnation.spawn_criu(tools.privilege.dumper))
+            result = dumping.dump(
+                self._place, request, incarnation.spawn_criu(tools.privilege.dumper, self._place)
+            )
         if not self.finished:
             self._report(slot, result.images, result.frozen_seconds)
 

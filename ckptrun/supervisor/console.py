@@ -10,9 +10,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from ckptrun.supervisor import signals
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptrun.capsule.streams import Streams
     from ckptrun.supervisor.shell import Shell
     from ckptrun.telemetry.speak import Speaker
@@ -25,16 +25,26 @@ SUSPEND_RETRY_SECONDS = 0.05
 class Console:
     """The user's hands on one run."""
 
-    def __init__(self, shell: Shell, streams: Streams, speaker: Speaker, *, forward_usr1: bool) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        streams: Streams,
+        speaker: Speaker,
+        watch: Callable[[Callable[[int, bool], None]], None],
+        *,
+        forward_usr1: bool,
+    ) -> None:
         self._shell = shell
         self._streams = streams
         self._speaker = speaker
+        self._watch = watch
         self._forward_usr1 = forward_usr1
         self._stop_asked = float("-inf")
+        self._stop_asker = ""
 
     def open(self) -> None:
         """Take signals, and the terminal if there is one."""
-        signals.watch(self._signalled)
+        self._watch(self._signalled)
         self._streams.interrupted = self._interrupted
         self._streams.returned = lambda: self._shell.enqueue(self._take_terminal)
         self._streams.terminal.enter()
@@ -48,6 +58,13 @@ class Console:
     def job_stopped(self) -> None:
         """The job was suspended at its terminal: suspend ckptrun too, as a shell expects. Any thread."""
         self._shell.enqueue(self._suspend)
+
+    def from_container(self, signum: int) -> None:
+        """Take a signal that the job's container was sent, in the loop's thread."""
+        if signum in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+            self._stop(signum, "container")
+        else:
+            self._signal(signum, from_terminal=False)
 
     def _signalled(self, signum: int, from_terminal: bool) -> None:
         """Turn a signal into work for the loop; called in the signals' thread."""
@@ -71,10 +88,11 @@ class Console:
             case _:
                 self._pass_on(signum)
 
-    def _stop(self, signum: int) -> None:
+    def _stop(self, signum: int, asker: str = "own") -> None:
+        """Stop; a pod's end signals all its containers, some of them later: that is no second request."""
         now = time.monotonic()
-        if now - self._stop_asked >= SAME_STOP_SECONDS:
-            self._stop_asked = now
+        if now - self._stop_asked >= SAME_STOP_SECONDS and self._stop_asker in {"", asker}:
+            self._stop_asked, self._stop_asker = now, asker
             self._shell.stop(signum)
 
     def _pass_on(self, signum: int) -> None:

@@ -10,30 +10,33 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psutil
 
-from ckptrun.capsule.capsule import Callbacks, Capsule, Tree
-from ckptrun.capsule.container import own
+from ckptrun.capsule.capsule import Callbacks, Tree
 from ckptrun.capsule.helper import HIDDEN
-from ckptrun.capsule.processes import is_over, pid_inside
+from ckptrun.capsule.processes import children, is_over, pid_inside
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
+from ckptrun.criu import engine
 from ckptrun.criu.available import oom_kills
 from ckptrun.errors import RestoreError
 from ckptrun.supervisor import rendezvous
+from ckptrun.supervisor.dwelling import Here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ckptrun.capsule.capsule import Running
+    from ckptrun.capsule.capsule import Capsule, Running
     from ckptrun.capsule.helper import Helper
     from ckptrun.capsule.spec import Identity
     from ckptrun.capsule.streams import Streams
     from ckptrun.core.events import Event
+    from ckptrun.criu.program import Criu
+    from ckptrun.supervisor.dwelling import Dwelling
     from ckptrun.supervisor.privilege import Privilege
 
 INTERRUPT_SECONDS = 5.0
@@ -55,6 +58,7 @@ class Job:
     """Told of a new capsule and its root before anything of the job runs in it."""
     meeting: Mapping[str, Path] = field(default_factory=dict)
     """Where the job meets the supervisor: see `Rendezvous.shared`."""
+    dwelling: Dwelling = field(default_factory=Here)
 
 
 class Incarnation:
@@ -67,15 +71,19 @@ class Incarnation:
         streams: Streams,
         post: Callable[[Event], None],
         on_stop: Callable[[], None],
+        *,
+        fresh: bool = True,
     ) -> None:
         self.number = number
         self.helper: Helper | None = None
         self.offsets = Offsets(0, 0)
         self.portable = job.portable
-        self.tree = Tree()
+        self.tree = Tree() if not job.dwelling.at_hand else Tree(0, 0)
+        """With 0 for what is not known yet."""
         self.started = time.monotonic()
         self.interrupted = float("-inf")
         self.ended = threading.Event()
+        self._fresh = fresh
         self._job = job
         self._streams = streams
         self._post = post
@@ -109,7 +117,9 @@ class Incarnation:
         self.helper = helper
         if offsets:
             self.offsets = offsets
-        self.capsule = Capsule(own(spec), Callbacks(self._exited, self._stopped, self._gone))
+        dwelling = self._job.dwelling
+        make = dwelling.fresh if self._fresh else dwelling.restored
+        self.capsule = make(spec, Callbacks(self._exited, self._stopped, self._gone))
         self.capsule.start()
         self._job.watch(self.root(), self.capsule)
         self._opened = True
@@ -128,17 +138,17 @@ class Incarnation:
             *self._job.command,
         ]
         try:
-            self.capsule.spawn(
-                Program(
-                    argv,
-                    self.environment(),
-                    self._job.cwd,
-                    wiring.fds(),
-                    self._job.privilege.job,
-                    last_pid=self.tree.root - 1,
-                    deny_io_uring=self._job.deny_io_uring,
-                )
+            program = Program(
+                argv,
+                self.environment(),
+                self._job.cwd,
+                wiring.fds(),
+                self._job.privilege.job,
+                deny_io_uring=self._job.deny_io_uring,
             )
+            root = self.capsule.start_root(program, self._job.dwelling.keep())
+            if not self.tree.root:
+                self.tree = Tree(root, 0)
         finally:
             self._streams.wired()
 
@@ -149,13 +159,23 @@ class Incarnation:
             environment["TMPDIR"] = f"{HIDDEN}/tmp"  # noqa: S108 - the private one
         return rendezvous.job_environment(environment) if self._job.meeting else environment
 
-    def spawn_criu(self, identity: Identity | None) -> Callable[..., Running]:
-        """Return a function that starts CRIU inside the capsule as `identity`."""
+    def place(self, criu: Criu, folder: Path) -> engine.Place:
+        """Return where CRIU works, in a folder of ours."""
+        assert self.helper is not None
+        dwelling, unprivileged = self._job.dwelling, self._job.privilege.unprivileged
+        return engine.Place(criu, folder, dwelling.action(self.helper), unprivileged, dwelling.at_hand)
+
+    def spawn_criu(self, identity: Identity | None, place: engine.Place) -> Callable[..., Running]:
+        """Return a function that starts CRIU, or a helper of its, inside the capsule as `identity`."""
 
         def spawn(argv: list[str], env: dict[str, str], fds: dict[int, int]) -> Running:
-            return self.capsule.spawn(
-                Program(argv, env, "/", fds, identity, pid=self.capsule.next_helper_pid())
-            )
+            pid = self.capsule.next_helper_pid()
+            folder = os.open(place.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if place.at_hand else -1
+            try:
+                return self.capsule.spawn(Program(argv, env, "/", fds, identity, pid=pid, folder=folder))
+            finally:
+                if folder >= 0:
+                    os.close(folder)
 
         return spawn
 
@@ -210,8 +230,11 @@ class Incarnation:
         if not self._opened:
             return None
         if self._job_pid is None or not psutil.pid_exists(self._job_pid):
-            children = ((pid_inside(pid), pid) for pid in self.pids()[1:])
-            self._job_pid = next((pid for inside, pid in children if inside == self.tree.first), None)
+            pids = self.pids()
+            if pids and not self.tree.first and (below := children(pids[0])):  # the first that it made
+                self.tree = replace(self.tree, first=pid_inside(below[0]) or 0)
+            inside = ((pid_inside(pid), pid) for pid in pids[1:])
+            self._job_pid = next((pid for number, pid in inside if number == self.tree.first), None)
         return self._job_pid
 
     def root(self) -> str:
@@ -250,7 +273,7 @@ class Incarnation:
             self.capsule.destroy()
 
     def _exited(self, pid: int, status: int) -> None:
-        if pid == self.tree.root:
+        if self.tree.root in (0, pid):  # while it is not known, nobody else's end is told
             with self._lock:
                 self._status = status
                 over = not self._restoring

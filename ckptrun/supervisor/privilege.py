@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckptrun.capsule.visit import Place
 
-ROOT, SUDO, USER, RESTRICTED = "root", "sudo", "user", "restricted"
+ROOT, SUDO, USER, RESTRICTED, CONTAINER = "root", "sudo", "user", "restricted", "container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Privilege:
         kind: ``root``: everything as root; ``sudo``: the job as the invoking user, CRIU with root's capabilities under
             that user's id (root without SYS_RESOURCE may not read another user's limits); ``restricted``: the same
             with the user that ``--user`` names, and the job can never have a capability again; ``user``: a user
-            namespace.
+            namespace; ``container``: the job as whoever its container runs as, CRIU as with ``sudo``.
         user_namespace: see `CapsuleSpec.user_namespace`.
         job: see `Program.identity`.
         environment: variables that make the job's environment the user's own.
@@ -81,6 +81,11 @@ class Privilege:
     def uid(self) -> int:
         """The job's user id as it sees it."""
         return self.job.uid if self.job else 0
+
+
+def of_container(identity: Identity) -> Privilege:
+    """Return how the job of another container runs: as that container's processes do."""
+    return Privilege(CONTAINER, None, identity, limited=True)
 
 
 def find(environ: Mapping[str, str], user: str = "") -> Privilege:

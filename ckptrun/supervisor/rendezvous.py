@@ -56,8 +56,8 @@ class Rendezvous:
     Args:
         folder: they lie in it.
         owner: uid and gid of the job, if they are not this process's.
+        there: runs what makes files of the job's.
         inside: where the job sees them.
-        there: makes files that are to be the job's: see `Privilege.guise`.
     """
 
     def __init__(
@@ -98,14 +98,15 @@ class Rendezvous:
         """Say what the job would be started with today. Raises OSError."""
         text = json.dumps(dict(environment)).encode()  # with escapes: also for what is no UTF-8
         text = text.ljust(-(-len(text) // ENVIRONMENT_STEP) * ENVIRONMENT_STEP)
+        self._there(lambda: self._write_environment(text))
+
+    def _write_environment(self, text: bytes) -> None:
         path = self._folder / STATE / "environment.json"
         temporary = path.with_suffix(".new")
         temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = self._there(lambda: os.open(temporary, flags, 0o600))
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
-            status = os.fstat(fd)
-            if self._owner and self._owner != (status.st_uid, status.st_gid):
+            if self._owner:
                 os.fchown(fd, *self._owner)
             file.write(text)
         temporary.replace(path)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.spec import Offsets
-from ckptrun.capsule.visit import AtHome, here
+from ckptrun.capsule.visit import AtHome
 from ckptrun.core.events import RestoreFailed, RestoreSucceeded
 from ckptrun.criu import engine, identities, locks, restoring
 from ckptrun.errors import (
     CkptrunError,
+    ContainerGoneError,
     CorruptError,
     FencedError,
     HookError,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ckptrun.capsule.helper import Helper
-    from ckptrun.capsule.visit import Place
     from ckptrun.core.commands import RestoreJob
     from ckptrun.core.model import Source
     from ckptrun.supervisor.hooks import Around
@@ -112,6 +112,7 @@ class Restorer:
         self._hooks = None
         try:
             self._tools.hooks.wait()
+            self._tools.dwelling.await_(lambda: incarnation.condemned)
             with self._tools.alone:
                 age, cut = self._restore(command, incarnation)
         except CkptrunError as error:
@@ -124,7 +125,8 @@ class Restorer:
                     checkpoint,
                     str(error),
                     corrupt=isinstance(error, CorruptError),
-                    transient=isinstance(error, StoreUnreachableError | StoreFullError),
+                    transient=isinstance(error, StoreUnreachableError | StoreFullError | ContainerGoneError)
+                    or not self._tools.dwelling.present(),
                     unfit=isinstance(error, UnfitError | StoreFullError | LedgerLostError),
                     aborted=isinstance(error, HookError | LedgerUnavailableError | FencedError),
                 )
@@ -187,13 +189,13 @@ class Restorer:
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
-        root = Path(incarnation.root())
-        Problems(tools.note).tell(
-            tools.there(lambda: populate(records, lambda key: AtHome(images.files[key]), root))
+        problems = tools.there(
+            lambda: populate(records, lambda key: AtHome(images.files[key]), Path(incarnation.root()))
         )
+        Problems(tools.note).tell(problems)
         tools.there(lambda: tools.journal.resume(records, command.checkpoint))
         others = moved(records, incarnation.root())
-        self._run_criu(incarnation, identities.renamed(images.streams, others), facts, helper)
+        self._run_criu(incarnation, identities.renamed(images.streams, others), facts)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
         return cut
@@ -233,21 +235,19 @@ class Restorer:
         )
 
     def _empty_private_tmp(self) -> None:
-        folder = self._folders.private_tmp
+        folder, owner = self._folders.private_tmp, self._tools.privilege.owner
         if folder is not None:
-            make_private_tmp(folder, self._tools.privilege.owner, self._tools.there)
+            self._tools.there(lambda: make_private_tmp(folder, owner))
 
-    def _run_criu(
-        self, incarnation: Incarnation, streams: Mapping[str, Source], facts: Facts, helper: Helper
-    ) -> None:
+    def _run_criu(self, incarnation: Incarnation, streams: Mapping[str, Source], facts: Facts) -> None:
         tools = self._tools
         folder = tools.workplace / "restore"
         engine.clean(folder)
-        place = engine.Place(tools.criu, folder, helper.inside_path, tools.privilege.unprivileged)
+        place = incarnation.place(tools.criu, folder)
         wiring = tools.streams.rewire(facts.position)
         try:
             inherit = {facts.position.names[name]: fd for name, fd in wiring.ends.items()}
-            spawn = incarnation.spawn_criu(tools.privilege.restorer)
+            spawn = incarnation.spawn_criu(tools.privilege.restorer, place)
             adopter = facts.tree.root if tools.reader.has_orphans(streams) else 0
             retrying = functools.partial(self._retrying, incarnation)
             incarnation.restoring()
@@ -284,12 +284,11 @@ class Restorer:
             raise RestoreError("the restored job's capsule ended at once")
 
 
-def make_private_tmp(folder: Path, owner: tuple[int, int] | None, there: Place = here) -> None:
+def make_private_tmp(folder: Path, owner: tuple[int, int] | None) -> None:
     """Make the job's TMPDIR, empty."""
     shutil.rmtree(folder, ignore_errors=True)
-    there(lambda: folder.mkdir(parents=True, mode=0o700))
-    status = folder.stat()
-    if owner and owner != (status.st_uid, status.st_gid):
+    folder.mkdir(parents=True, mode=0o700)
+    if owner:
         os.chown(folder, *owner)
 
 

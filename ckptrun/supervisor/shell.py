@@ -18,6 +18,7 @@ from ckptrun.core import events as e
 from ckptrun.core.machine import step
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
+from ckptrun.supervisor import signals
 from ckptrun.supervisor.console import Console
 from ckptrun.supervisor.incarnation import Incarnation
 from ckptrun.supervisor.sections import Sections
@@ -41,11 +42,19 @@ Task: TypeAlias = "Callable[[], None]"
 class Shell:
     """Runs one job from its start to its end."""
 
-    def __init__(self, config: Config, *, grace: float, forward_usr1: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        grace: float,
+        forward_usr1: bool,
+        watch: Callable[[Callable[[int, bool], None]], None] = signals.watch,
+    ) -> None:
         self._queue: queue.SimpleQueue[e.Event | Task] = queue.SimpleQueue()
         self._config = config
         self._grace = grace
         self._forward_usr1 = forward_usr1
+        self._watch = watch
         self._wake = float("inf")
         self._waiters: dict[int, Callable[[str | None, str | None], None]] = {}
         self._on_end: list[Callable[[], None]] = []
@@ -54,6 +63,7 @@ class Shell:
         self.state: State
         self.incarnation: Incarnation | None = None
         self._job_stopped: Task
+        self._console: Console
         self.sections = Sections(self)
 
     def post(self, event: e.Event) -> None:
@@ -82,7 +92,9 @@ class Shell:
         """Run the job; main thread only."""
         self._parts = parts
         self.state = initial(self._config)
-        console = Console(self, parts.streams, parts.speaker, forward_usr1=self._forward_usr1)
+        self._console = console = Console(
+            self, parts.streams, parts.speaker, self._watch, forward_usr1=self._forward_usr1
+        )
         self._job_stopped = console.job_stopped
         console.open()
         try:
@@ -228,7 +240,9 @@ class Shell:
 
     def _new_incarnation(self, number: int, origin: str = "") -> Incarnation:
         parts = self._parts
-        self.incarnation = Incarnation(number, parts.job, parts.streams, self.post, self._job_stopped)
+        self.incarnation = Incarnation(
+            number, parts.job, parts.streams, self.post, self._job_stopped, fresh=not origin
+        )
         parts.channel.begin(number, origin, self.incarnation.environment())
         return self.incarnation
 
@@ -253,6 +267,10 @@ class Shell:
 
     def _staging_ready(self) -> None:
         self.post(e.StagingReady(time.monotonic()))
+
+    def signalled(self, signum: int) -> None:
+        """Take a signal that the job's container was sent; any thread, also before the run begins."""
+        self.enqueue(lambda: self._console.from_container(signum))
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """Checkpoint, then stop; main thread only."""

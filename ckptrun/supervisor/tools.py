@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptrun.capsule.visit import here
+from ckptrun.supervisor.dwelling import Here
 from ckptrun.supervisor.hooks import RunsHooks
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptrun.journal import Journal
     from ckptrun.supervisor.binaries import Binaries
     from ckptrun.supervisor.channel import Channel
+    from ckptrun.supervisor.dwelling import Dwelling
     from ckptrun.supervisor.jobstate import JobState
     from ckptrun.supervisor.ledger import Effects
     from ckptrun.supervisor.machine import Machine
@@ -53,10 +54,14 @@ class Tools:
     hooks: RunsHooks = field(default_factory=RunsHooks)
     effects: Effects | None = None
     state: JobState | None = None
-    there: Place = here
-    """Runs what looks at the job's files, or changes them, where they are."""
+    dwelling: Dwelling = field(default_factory=Here)
     alone: threading.Lock = field(default_factory=threading.Lock)
     """Held by a dump, and by a restore: a dump whose job has died ends before the next incarnation uses the journal."""
+
+    @property
+    def there(self) -> Place:
+        """What runs functions that look at the job's files, or change them, where they are."""
+        return self.dwelling.there
 
     def keep_log(self, operation: str, checkpoint: str) -> None:
         """Keep CRIU's log of a failed operation, a few of the newest: ``ckptrun explain`` reads them."""

@@ -29,18 +29,19 @@ UNLOCKED_SECONDS = 60.0
 """A folder without a lock for so long is nobody's: its supervisor was killed before it could lock it."""
 
 
-def make(environ: dict[str, str], state_dir: Path) -> Path:
+def make(environ: dict[str, str], state_dir: Path, only: Path | None = None) -> Path:
     """Return a new folder of mode 0700, named by this process and locked until this process ends.
 
     Args:
         environ: may name a folder for temporary files.
+        only: nowhere but there; it exists.
         state_dir: taken where those can hold nothing, as in a container with a read-only root.
 
     Raises:
         ConfigurationError: none can be made, or nothing be written into it.
     """
     refused: list[str] = []
-    for base in _bases(environ, state_dir):
+    for base in [only] if only else _bases(environ, state_dir):
         try:
             sweep(base)
             return _made(base)

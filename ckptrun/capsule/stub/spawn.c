@@ -132,6 +132,13 @@ static int install(const int *fds, int nfds, char **targets, int error_pipe)
     return moved;
 }
 
+static int is_target(char **targets, int fd)
+{
+    while (*targets && (int)number(*targets) != fd)
+        targets++;
+    return *targets != NULL;
+}
+
 static void child(const struct spec *spec, const int *fds, int nfds, int error_pipe)
 {
     const char *stage = "signals";
@@ -169,9 +176,12 @@ static void child(const struct spec *spec, const int *fds, int nfds, int error_p
         report = error_pipe;
         goto failed;
     }
-    for (int fd = 0; fd < 3; fd++)
+    for (int fd = 0; fd < 3; fd++) {
+        if (!is_target(targets, fd))
+            close(fd); /* a shim's own was opened outside of its container, and no dump could look it up */
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
             goto failed;
+    }
     if (umask_value)
         umask((mode_t)number(umask_value));
     stage = "seccomp";

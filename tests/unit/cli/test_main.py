@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CONTRACT_COMMANDS = {
     "run", "ls", "show", "status", "checkpoint", "stop", "restore", "verify", "gc", "pin", "unpin",
     "rm", "diff", "files", "effects", "hooks", "events", "report", "doctor", "explain", "bench",
-    "kube",
+    "kube", "sidecar",
 }  # fmt: skip
 
 CONTRACT_OPTIONS = {

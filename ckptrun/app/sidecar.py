@@ -1,0 +1,276 @@
+"""``ckptrun sidecar``: one run for every container that a shim opens, until the pod ends.
+
+The run itself is ``ckptrun.app.run``'s; here is what is around it: the shared folder, the shim's socket, the streams
+and signals of two containers, and what the shim is told at the end. docs/design/kubernetes.md has the contracts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptrun import __version__
+from ckptrun.app import pod
+from ckptrun.app.beginning import Beginning
+from ckptrun.app.command import check_command
+from ckptrun.app.parts import Around
+from ckptrun.app.run import Run
+from ckptrun.capsule.processes import descendants
+from ckptrun.capsule.shim import ShimListener
+from ckptrun.capsule.streams import Streams
+from ckptrun.core.model import RunState
+from ckptrun.errors import CkptrunError, ConfigurationError
+from ckptrun.settings import Elsewhere, resolve_run
+from ckptrun.store.repository import RunInfo
+from ckptrun.supervisor import privilege, signals
+from ckptrun.supervisor.container import Container
+from ckptrun.telemetry.speak import Speaker, say_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptrun.capsule.shim import Shim
+    from ckptrun.settings import RunSettings
+    from ckptrun.supervisor.shell import Shell
+
+END_SECONDS = 5.0
+"""How long a shim may take to end once it was told to."""
+KILL_SECONDS = 10.0
+"""How long the processes of a job that is killed may take to end."""
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+
+
+def sidecar(given: Mapping[str, Any], *, once: bool) -> int:
+    """Serve the shims of a pod's job container; with `once`, one of them.
+
+    Args:
+        given: options of a run, as ``ckptrun.settings`` takes them.
+        once: end with the job.
+
+    Returns:
+        0: what the job ended with, its own container ends with.
+
+    Raises:
+        CkptrunError: nothing can be served here.
+    """
+    return _Sidecar(given, once=once).serve()
+
+
+@dataclass(slots=True)
+class _Own:
+    """What descriptors 0, 1 and 2 were before a job's took their place."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+    def restore(self) -> None:
+        """Put them back."""
+        for number, fd in enumerate((self.stdin, self.stdout, self.stderr)):
+            os.dup2(fd, number)
+
+
+class _Sidecar:
+    def __init__(self, given: Mapping[str, Any], *, once: bool) -> None:
+        signals.block()  # before any thread lives
+        self._given = given
+        self._once = once
+        self._environ = dict(os.environ)
+        self._own = _Own(*(os.dup(fd) for fd in (0, 1, 2)))
+        sys.stderr = os.fdopen(os.dup(self._own.stderr), "w", buffering=1)
+        self._speaker = Speaker(fd=self._own.stderr)
+        say_logs(self._speaker)
+        self._shared = pod.shared_folder(os.environ)
+        pod.check_rights()
+        pod.prepare(self._shared, os.environ)
+        self._shim: Shim | None = None
+        self._shell: Shell | None = None
+        self._handle: Callable[[int, bool], None] | None = None
+        signals.watch(self._signalled)
+        self._listener = ShimListener(self._shared / pod.SOCKET, __version__, self._refused)
+
+    def serve(self) -> int:
+        """Serve one shim after the other."""
+        self._speaker.detail(f"waiting for the job's container at {self._shared / pod.SOCKET}")
+        shim = self._listener.wait()
+        assert shim is not None
+        self._shim = shim
+        code = self._served(shim)
+        shim = self._shim
+        shim.end(code)
+        shim.ended.wait(END_SECONDS)
+        if self._once:
+            os._exit(0)  # a regular end waits for every thread, also for one that a hung store holds
+        self._anew()
+        return 0
+
+    def _served(self, shim: Shim) -> int:
+        """Run the job of a container; return what the container is to end with."""
+        try:
+            return self._run(shim)
+        except CkptrunError as error:
+            self._speaker.error(error.message)
+            if error.hint:
+                self._speaker.error(f"  {error.hint}")
+            return error.exit_code
+        except Exception as error:  # noqa: BLE001 - whatever it is, the container must not wait for ever
+            self._speaker.error(f"internal error: {type(error).__name__}: {error}")
+            return CkptrunError.exit_code
+
+    def _run(self, shim: Shim) -> int:
+        self._check_peer(shim)
+        settings = self._settings(shim)
+        self._speaker = Speaker(
+            settings.verbosity, as_json=settings.log_format.value == "json", fd=self._own.stderr
+        )
+        say_logs(self._speaker)
+        streams: list[Streams] = []
+
+        def arrived(new: Shim) -> None:
+            self._check_peer(new)
+            self._shim = new
+            for number, fd in enumerate(new.hello.stdio):
+                os.dup2(fd, number)
+                os.close(fd)
+            for one in streams:
+                one.replaced()
+
+        try:
+            container = Container(
+                self._listener, shim, self._shared, arrived, self._from_container, self._speaker.error
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"the job's container cannot be entered: {error.strerror or error}",
+                hint="see docs/kubernetes.md for what the sidecar and the job's container need",
+            ) from error
+        streams.append(Streams(self._speaker.error, terminals=False))
+        over = self._settle(container, settings)
+        if over is not None:
+            return over
+        container.there(lambda: check_command(settings))
+        run = Run(
+            settings,
+            Around(
+                self._speaker,
+                streams[0],
+                privilege.of_container(container.identity),
+                may_filter=shim.no_new_privs,
+                workplace=self._shared / pod.WORK,
+                dwelling=container,
+                watch=self._watch,
+                ready=self._ready,
+            ),
+        )
+        return run.run()
+
+    def _settings(self, shim: Shim) -> RunSettings:
+        hello = shim.hello
+        cwd = Path(hello.cwd)
+        return resolve_run(
+            hello.argv, self._given, os.environ, Path.cwd(), elsewhere=Elsewhere(hello.env, cwd)
+        )
+
+    def _check_peer(self, shim: Shim) -> None:
+        pod.check_peer(shim.pid)
+
+    def _settle(self, container: Container, settings: RunSettings) -> int | None:
+        """See to a job that was started before this sidecar; return the run's code if it has ended well."""
+        shim = container.shim
+        if shim.hello.ended == 0:
+            self._speaker.say("the job has ended well while no sidecar was there")
+            self._record_end(container, settings)
+            return 0
+        if shim.root_pid is not None:
+            self._speaker.say(
+                "the job has run on without its sidecar: it is killed, and goes on from its newest checkpoint"
+            )
+            _kill(shim)
+        if shim.hello.ended is not None or shim.hello.root_pid is not None:
+            shim.taken()
+        return None
+
+    def _record_end(self, container: Container, settings: RunSettings) -> None:
+        """Have the lineage say that the job has ended well."""
+        from ckptrun.app.identity import command_facts  # noqa: PLC0415 - a rare case
+        from ckptrun.core.model import Exit  # noqa: PLC0415
+
+        command = container.there(lambda: command_facts(settings.command, settings.cwd))
+        beginning = Beginning(settings, command, self._speaker.error, container.there)
+        _, writer = beginning.open_store()
+        if writer is not None:
+            now = time.time()
+            started = writer.previous.started if writer.previous else now
+            labels = dict(settings.labels)
+            writer.close(RunInfo(RunState.FINISHED, Exit("job", 0), command, started, now, labels))
+        beginning.mark(finished=True)
+
+    def _watch(self, handle: Callable[[int, bool], None]) -> None:
+        self._handle = handle
+
+    def _ready(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def _signalled(self, signum: int, from_terminal: bool) -> None:
+        """Take a signal of the sidecar's own."""
+        if self._handle is not None:
+            self._handle(signum, from_terminal)
+        elif self._shell is not None:
+            self._shell.signalled(signum)
+        elif signum in _STOPS:
+            self._give_up(signum)
+
+    def _from_container(self, signum: int) -> None:
+        """Take a signal that the job's container was sent."""
+        if self._shell is not None:
+            self._shell.signalled(signum)
+        elif signum in _STOPS:
+            self._give_up(signum)
+
+    def _give_up(self, signum: int) -> None:
+        """End before a job runs: there is nothing that a checkpoint would save."""
+        if self._shim is not None:
+            self._shim.end(128 + signum)
+            self._shim.ended.wait(END_SECONDS)
+        os._exit(128 + signum)
+
+    def _refused(self, error: ConfigurationError) -> None:
+        self._speaker.error(str(error))
+
+    def _anew(self) -> None:
+        """Begin again, as a new program: nothing of the run before is left in it."""
+        self._own.restore()
+        argv = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, argv, self._environ)  # noqa: S606 - the very same
+
+
+def _kill(shim: Shim) -> None:
+    """Kill everything below the shim, and wait until it has told of the job root's end.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
+    import threading  # noqa: PLC0415 - a rare case
+
+    told = threading.Event()
+    shim.on_exit(lambda _pid, _status: told.set())
+    deadline = time.monotonic() + KILL_SECONDS
+    while (left := descendants(shim.pid)) or not told.wait(0.01):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if shim.ended.is_set():
+            return
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"the job's processes {left} do not end", hint="delete the pod: the next one goes on"
+            )
+        time.sleep(0.01)
+    shim.on_exit(lambda _pid, _status: None)

@@ -1,0 +1,149 @@
+"""The sidecar mode without a kubelet: see `support.pod`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from jobs import count
+from support.pod import UID, Pod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+COMMAND = ("count.py", "--steps", str(STEPS), "--talk")
+QUIET = ("--interval", "off")
+
+
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    with Pod() as pod:
+        pod.hold()
+        yield pod
+        pod.close()
+
+
+def expected() -> str:
+    return "\n".join([*count.lines(STEPS), count.result(STEPS), ""])
+
+
+def test_a_job_runs_to_its_end_and_the_container_ends_with_its_code(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET, once=True)
+    job = pod.job("count.py", "--steps", "20", "--talk", "--fail-at", "20")
+    pod.release()
+    ended = job.wait()
+    assert (ended.code, ended.out) == (3, "\n".join([*count.lines(20), ""]))
+    assert ended.err == "the job fails\n"
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_a_killed_job_is_restored_in_place(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET, once=True)
+    job = pod.job(*COMMAND)
+    pod.lines(10)
+    pod.checkpoint()
+    first = pod.job_pid()
+    pod.lines(20)
+    os.kill(first, signal.SIGKILL)
+    pod.event("job-restored")
+    pod.checkpoint()
+    os.kill(pod.job_pid(), signal.SIGKILL)
+    pod.event("job-restored", 2)
+    pod.release()
+    ended = job.wait()
+    assert (ended.code, ended.err) == (0, "")
+    log = pod.volume / "log.txt"
+    assert log.read_text().splitlines() == count.lines(STEPS)
+    assert log.stat().st_uid == UID
+    assert ended.out.splitlines()[-1] == count.result(STEPS)
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_a_container_that_is_killed_as_a_whole_gets_its_job_back_when_it_is_started_again(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET, once=True)
+    first = pod.job(*COMMAND)
+    pod.lines(10)
+    pod.checkpoint()
+    for times in (1, 2):  # the first incarnation, and a restored one
+        first.kill()
+        sidecar.says("the job goes on once it was started again")
+        first = pod.job(*COMMAND)
+        pod.event("job-restored", times)
+    pod.release()
+    ended = first.wait()
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == count.result(STEPS)
+    assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_a_killed_sidecar_is_followed_by_one_that_goes_on(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET, once=True)
+    job = pod.job(*COMMAND)
+    pod.lines(10)
+    pod.checkpoint()
+    pod.lines(20)
+    for times in (1, 2):  # beside the first incarnation, and beside a restored one
+        sidecar.kill()
+        sidecar = pod.sidecar(*QUIET, once=True)
+        pod.event("job-restored", times)
+    pod.release()
+    ended = job.wait()
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == count.result(STEPS)
+    assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_the_pods_end_takes_a_last_checkpoint_from_which_the_next_pod_goes_on(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET, once=True)
+    job = pod.job(*COMMAND)
+    pod.lines(10)
+    pod.status()
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait().code == 75
+    assert sidecar.wait().code == 0
+    before = (pod.volume / "log.txt").read_text().splitlines()
+    pod.lose()
+    sidecar, job = pod.sidecar(*QUIET, once=True), pod.job(*COMMAND)
+    pod.event("job-restored")
+    pod.release()
+    ended = job.wait()
+    assert ended.code == 0
+    assert ended.out.splitlines() == [*count.lines(STEPS)[len(before) :], count.result(STEPS)]
+    assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_a_pod_that_is_lost_goes_on_in_the_next_one(pod: Pod) -> None:
+    pod.sidecar(*QUIET)
+    pod.job(*COMMAND)
+    pod.lines(10)
+    pod.checkpoint()
+    pod.lines(30)
+    pod.lose()
+    sidecar, job = pod.sidecar(*QUIET), pod.job(*COMMAND)
+    pod.event("job-restored")
+    pod.release()
+    assert job.wait().code == 0
+    assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
+    ended = pod.job(*COMMAND).wait()  # the sidecar waits for the next container, and the job was finished
+    assert (ended.code, ended.out) == (0, expected())
+    assert sidecar.alive()
+
+
+def test_a_sidecar_that_lacks_a_capability_names_it_and_the_field(pod: Pod) -> None:
+    few = pod.sidecar(prefix=("setpriv", "--bounding-set=-sys_ptrace,-sys_admin", "--inh-caps=-all")).wait()
+    assert few.code == 77
+    assert "the sidecar lacks SYS_PTRACE, SYS_ADMIN" in few.err
+    assert "securityContext.capabilities" in few.err
