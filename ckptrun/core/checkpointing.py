@@ -29,13 +29,13 @@ _DROPPED_FIRST = (Stored.COMMITTED, Stored.NOT)
 
 def requested(turn: Turn, event: CheckpointRequested) -> None:
     """Queue a request; one dump answers all that are queued when it begins."""
-    request = Request(event.waiter, event.label, event.wait)
+    request = Request(event.waiter, event.label, event.wait, event.trigger)
     turn.change(requests=(*turn.state.requests, request))
 
 
 def refused(turn: Turn, event: CheckpointRequested) -> None:
     """Tell a requester that it is too late."""
-    turn.disappoint((Request(event.waiter, event.label, event.wait),), "the run is stopping")
+    turn.disappoint((Request(event.waiter, event.label, event.wait, event.trigger),), "the run is stopping")
 
 
 def staging_ready(turn: Turn, event: StagingReady) -> None:
@@ -76,7 +76,7 @@ def dump_finished(turn: Turn, event: DumpFinished) -> None:
     turn.say(DETAIL, f"checkpoint {dump.id} is complete; the job was frozen for {event.frozen_seconds:.3f} s")
     turn.answer(tuple(r for r in dump.requests if not r.wait), dump.id)
     waiting = tuple(r for r in dump.requests if r.wait)
-    waiting += _supersede(turn, urgent=dump.trigger is Trigger.PREEMPTION)
+    waiting += _supersede(turn, urgent=dump.hold)
     new = Checkpoint(
         dump.id, Stored.PENDING, local=True, frozen_seconds=event.frozen_seconds, requests=waiting
     )
@@ -117,7 +117,9 @@ def wanted(state: State) -> Trigger | None:
         ready = state.stop.next_try <= state.now and _has_room(state, urgent=True)
         return Trigger.PREEMPTION if ready else None
     if state.requests:
-        return Trigger.REQUEST if _has_room(state) else None
+        asked = {request.trigger for request in state.requests}
+        why = Trigger.PREEMPTION if Trigger.PREEMPTION in asked else Trigger.REQUEST
+        return why if _has_room(state) else None
     due = state.cadence.due
     return Trigger.INTERVAL if due is not None and due <= state.now and _interval_open(state) else None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ckptrun.core.model import Trigger
 from ckptrun.core.sayings import Beat as Beat  # noqa: PLC0414 - an event like those below
 from ckptrun.core.sayings import CriticalEntered as CriticalEntered  # noqa: PLC0414 - an event like those below
 from ckptrun.core.sayings import CriticalLeft as CriticalLeft  # noqa: PLC0414 - an event like those below
@@ -181,12 +182,14 @@ class CheckpointRequested:
         waiter: a number to `Answer` to, unique among those open; None if nobody waits.
         label: free text for the record.
         wait: answer when it is committed; otherwise as soon as it is complete in memory.
+        trigger: PREEMPTION if the machine is about to be taken away; the job runs on all the same.
     """
 
     now: float
     waiter: int | None = None
     label: str = ""
     wait: bool = True
+    trigger: Trigger = Trigger.REQUEST
 
 
 @dataclass(frozen=True, slots=True)

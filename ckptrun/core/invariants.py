@@ -82,7 +82,7 @@ def _dump(state: State) -> Iterator[str]:
     dump, held = state.dump, state.stop.held if state.stop else None
     if dump is not None and not dump.abandoned and state.phase not in (Phase.RUNNING, Phase.STOPPING):
         yield f"dump {dump.id} is wanted while {state.phase}"
-    if dump is not None and dump.hold != (dump.trigger is Trigger.PREEMPTION):
+    if dump is not None and dump.hold and dump.trigger is not Trigger.PREEMPTION:
         yield f"dump {dump.id} holds the job without a stop"
     if state.stop and (state.stop.stage is StopStage.HOLDING) and held is None:
         yield "a stop holds no checkpoint"

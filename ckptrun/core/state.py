@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from ckptrun.core.cadence import Cadence
 from ckptrun.core.incarnation import Incarnation
+from ckptrun.core.model import Trigger
 from ckptrun.core.restart import Failures
 
 if TYPE_CHECKING:
     from ckptrun.core.commands import Finish
     from ckptrun.core.config import Config
     from ckptrun.core.events import Outcome
-    from ckptrun.core.model import Trigger
 
 
 class Phase(enum.StrEnum):
@@ -67,6 +67,7 @@ class Request:
     waiter: int | None
     label: str
     wait: bool
+    trigger: Trigger = Trigger.REQUEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ckptrun.core.commands import NORMAL, ON_FAILURE, Finish, ReleaseHold, RunHo
 from ckptrun.core.events import Outcome
 from ckptrun.core.flushing import RUN_ME_AGAIN
 from ckptrun.core.lifecycle import HELD
-from ckptrun.core.model import Exit, RunState, Trigger
+from ckptrun.core.model import Exit, RunState
 from ckptrun.core.restart import describe
 from ckptrun.core.state import Phase, Stop, StopStage, Stored, StoreHealth
 from ckptrun.core.uploading import commit_failed, committed
@@ -85,7 +85,7 @@ def staged(turn: Turn, event: DumpFinished) -> None:
     dump = turn.state.dump
     assert dump is not None
     dump_finished(turn, event)
-    if dump.trigger is Trigger.PREEMPTION and not dump.abandoned:
+    if dump.hold and not dump.abandoned:
         turn.change(
             stop=replace(_stop(turn), stage=StopStage.HOLDING, held=dump.id),
             store=StoreHealth(),  # no time to leave the store in peace
@@ -97,7 +97,7 @@ def not_staged(turn: Turn, event: DumpFailed) -> None:
     dump = turn.state.dump
     assert dump is not None
     dump_failed(turn, event)
-    if dump.trigger is not Trigger.PREEMPTION or dump.abandoned:
+    if not dump.hold or dump.abandoned:
         return
     again = turn.now + max(RETRY_SECONDS, event.retry_after or 0.0)
     passing = event.skipped or event.job_ended or event.retry_after is not None

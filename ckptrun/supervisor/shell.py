@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.machine import step
+from ckptrun.core.model import Trigger
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor import signals
@@ -279,6 +280,17 @@ class Shell:
     def checkpoint(self) -> None:
         """Take a checkpoint nobody waits for; main thread only."""
         self._step(e.CheckpointRequested(time.monotonic()))
+
+    def foresee(self) -> bool:
+        """Take a checkpoint because the machine may soon be gone; main thread only.
+
+        Returns:
+            Whether that makes sense: the job runs, and the run does not stop already.
+        """
+        if self.state.phase is not Phase.RUNNING:
+            return False
+        self._step(e.CheckpointRequested(time.monotonic(), trigger=Trigger.PREEMPTION))
+        return True
 
     def request(self, reply: Callable[[str | None, str | None], None], *, wait: bool) -> None:
         """Take a checkpoint for somebody who waits for its id or the error; main thread only."""

@@ -46,11 +46,17 @@ class EventLog:
         self._lock = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._whole = self._ends_with_newline()
+        self._observers: list[Callable[[dict[str, Any]], None]] = []
         self.lost = 0
+
+    def observe(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Have ``take`` told of every event from now on, in any thread: it must neither block nor raise."""
+        self._observers.append(take)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event; ``fields`` are JSON values or become strings."""
-        line = json.dumps({"time": rfc3339(self._clock()), "event": event, **fields}, default=str) + "\n"
+        told = {"time": rfc3339(self._clock()), "event": event, **fields}
+        line = json.dumps(told, default=str) + "\n"
         with self._lock:
             data = line.encode() if self._whole else b"\n" + line.encode()
             try:
@@ -60,6 +66,8 @@ class EventLog:
             else:
                 self._whole = written == len(data)
                 self.lost += not self._whole
+        for take in self._observers:
+            take(told)
 
     def close(self) -> None:
         """Close the file; later events are lost, silently."""

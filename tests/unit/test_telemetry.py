@@ -40,6 +40,19 @@ def test_events_are_read_as_written(path: Path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_an_observer_is_told_of_every_event_also_where_the_disk_is_full(path: Path):
+    told: list[dict[str, Any]] = []
+    log = EventLog(path, clock=lambda: 0.25)
+    log.emit("before")
+    log.observe(told.append)
+    log.emit("run-ended", state="finished")
+    with DEV_FULL.open("wb") as full:
+        os.dup2(full.fileno(), log._fd)
+    log.emit("after")
+    assert [event["event"] for event in told] == ["run-ended", "after"]
+    assert told[0] == {"time": "1970-01-01T00:00:00.250Z", "event": "run-ended", "state": "finished"}
+
+
 def test_times_are_rfc3339_in_utc():
     assert rfc3339(1_700_000_000) == "2023-11-14T22:13:20.000Z"
 

@@ -37,6 +37,17 @@ def test_a_dump_in_flight_ends_before_the_last_one_begins() -> None:
     assert machine.the(c.TakeCheckpoint).hold
 
 
+def test_a_checkpoint_before_a_preemption_stops_nothing_and_is_not_taken_for_the_last_one() -> None:
+    machine = Machine(interval=None).running()
+    take = machine.feed(e.CheckpointRequested(9.0, trigger=Trigger.PREEMPTION)).the(c.TakeCheckpoint)
+    assert (take.trigger, take.hold, take.deadline) == (Trigger.PREEMPTION, False, None)
+    stopping(machine).feed(e.DumpFinished(11.0, take.id, 1.0, 4096))
+    assert machine.the(c.TakeCheckpoint).hold
+    early = Machine(interval=None).running().feed(e.CheckpointRequested(9.0, trigger=Trigger.PREEMPTION))
+    failed = stopping(early).feed(e.DumpFailed(11.0, "t0001", "a TCP connection"))
+    assert failed.the(c.TakeCheckpoint).hold
+
+
 def test_the_last_checkpoint_does_not_queue_behind_others() -> None:
     machine = Machine(local_slots=3).running()
     machine.staged(1.0)
