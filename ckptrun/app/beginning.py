@@ -59,6 +59,8 @@ class Beginning:
         self._note = note
         self._there = there
         self._finished = settings.run_dir / "finished"
+        self.unusable = ""
+        """Why the run begins without the store, if it does."""
 
     def mark(self, *, finished: bool) -> None:
         """Remember on this machine whether the last run was finished: told when the store cannot be asked."""
@@ -87,6 +89,7 @@ class Beginning:
                     f"{error.message}; lineage {settings.name!r} may have checkpoints there to go on from",
                     hint="try again when the store is back, or start anew with --fresh",
                 ) from error
+            self.unusable = str(error)
             self._note(f"{error}; the job runs, its checkpoints stay in memory until the store can be used")
             return lineage, None
 

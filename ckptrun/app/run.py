@@ -17,6 +17,7 @@ from ckptrun.app.effects import check_ledger
 from ckptrun.app.hooks import find_hooks
 from ckptrun.app.identity import command_facts
 from ckptrun.app.parts import Around, Found, assemble
+from ckptrun.app.pods import attach, failures_told
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.config import Config
@@ -49,9 +50,10 @@ def run(settings: RunSettings) -> int:
     Raises:
         CkptrunError: the run could not begin.
     """
-    check_command(settings)
-    started = Run(settings, _here(settings))
-    code = started.run()
+    with failures_told(settings):
+        check_command(settings)
+        started = Run(settings, _here(settings))
+        code = started.run()
     if started.lingers():
         os._exit(code)  # a regular end waits for every thread, also for one that a hung store holds
     return code
@@ -125,6 +127,7 @@ class Run:
         self.around.ready(shell)
         place = workplace.make(dict(os.environ), settings.state_dir, self.around.workplace)
         diary = EventLog(settings.run_dir / FILE_NAME)
+        detach = attach(settings, shell, diary, self.speaker)
         keep = Keep(settings.keep_last)
         vault = Vault(
             lineage,
@@ -137,7 +140,7 @@ class Run:
         self.lingers = lambda: vault.busy
         parts = assemble(settings, self.around, found, shell, vault, place, diary)
         run = RunInfo(RunState.RUNNING, None, self.command, self.started, None, dict(settings.labels))
-        diary.emit("run", command=list(settings.command), pid=os.getpid(), store=settings.store_url)
+        self._tell_begin(diary, beginning.unusable)
         beginning.mark(finished=False)
         server = requests.serve(shell, parts, settings)
         stop = threading.Event()
@@ -161,11 +164,17 @@ class Run:
             parts.channel.close()
             parts.effects.close()
             parts.arena.close()
+            detach()
             diary.close()
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.rmtree(settings.run_dir / "tmp", ignore_errors=True)
-            shutil.rmtree(settings.run_dir / "channel", ignore_errors=True)
+            for folder in (place, settings.run_dir / "tmp", settings.run_dir / "channel"):
+                shutil.rmtree(folder, ignore_errors=True)
         return finish.exit.code
+
+    def _tell_begin(self, diary: EventLog, unusable: str) -> None:
+        settings = self.settings
+        diary.emit("run", command=list(settings.command), pid=os.getpid(), store=settings.store_url)
+        if unusable:
+            diary.emit("store-unusable", reason=unusable)
 
     def _find_state(self, parts: Parts, vault: Vault, lineage: Lineage | None, *, fresh: bool) -> None:
         """Have the job's state there before the job; the lineage is left as it was if that fails."""

@@ -19,6 +19,7 @@ from ckptrun.app import pod
 from ckptrun.app.beginning import Beginning
 from ckptrun.app.command import check_command
 from ckptrun.app.parts import Around
+from ckptrun.app.pods import failures_told, tell_pod
 from ckptrun.app.run import Run
 from ckptrun.capsule.processes import descendants
 from ckptrun.capsule.shim import ShimListener
@@ -58,7 +59,8 @@ def sidecar(given: Mapping[str, Any], *, once: bool) -> int:
     Raises:
         CkptrunError: nothing can be served here.
     """
-    return _Sidecar(given, once=once).serve()
+    with failures_told():
+        return _Sidecar(given, once=once).serve()
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ class _Sidecar:
     def _served(self, shim: Shim) -> int:
         """Run the job of a container; return what the container is to end with."""
         try:
-            return self._run(shim)
+            with failures_told():
+                return self._run(shim)
         except CkptrunError as error:
             self._speaker.error(error.message)
             if error.hint:
@@ -154,20 +157,18 @@ class _Sidecar:
         if over is not None:
             return over
         container.there(lambda: check_command(settings))
-        run = Run(
-            settings,
-            Around(
-                self._speaker,
-                streams[0],
-                privilege.of_container(container.identity),
-                may_filter=shim.no_new_privs,
-                workplace=self._shared / pod.WORK,
-                dwelling=container,
-                watch=self._watch,
-                ready=self._ready,
-            ),
+        around = Around(
+            self._speaker,
+            streams[0],
+            privilege.of_container(container.identity),
+            may_filter=shim.no_new_privs,
+            workplace=self._shared / pod.WORK,
+            dwelling=container,
+            watch=self._watch,
+            ready=self._ready,
         )
-        return run.run()
+        with failures_told(settings):
+            return Run(settings, around).run()
 
     def _settings(self, shim: Shim) -> RunSettings:
         hello = shim.hello
@@ -241,6 +242,7 @@ class _Sidecar:
 
     def _refused(self, error: ConfigurationError) -> None:
         self._speaker.error(str(error))
+        tell_pod(error)
 
     def _anew(self) -> None:
         """Begin again, as a new program: nothing of the run before is left in it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ckptrun.app.pods import failures_told
 from ckptrun.cli.options import (
     given,
     json_option,
@@ -31,7 +32,8 @@ from ckptrun.settings.sources import not_built
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 def run_command(command: tuple[str, ...], **values: Any) -> int:
     """Run COMMAND; if an earlier run of it was interrupted, go on from its newest checkpoint."""
-    settings = resolve_run(command, given(values), os.environ, working_directory())
+    with failures_told():
+        settings = resolve_run(command, given(values), os.environ, working_directory())
     adopt_store_credentials(os.environ)
     from ckptrun.app.run import run  # noqa: PLC0415 -- imported once the options are known to be good
 
