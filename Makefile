@@ -82,6 +82,7 @@ test-packages:
 	command -v crun >/dev/null || missing+=(crun)
 	compgen -G '/usr/lib*/podman/netavark' >/dev/null || missing+=(netavark) # podman does not start without it
 	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+	command -v busybox >/dev/null || missing+=(busybox-static)
 	command -v slurmctld >/dev/null || missing+=(slurmctld)
 	command -v slurmd >/dev/null || missing+=(slurmd)
 	command -v sbatch >/dev/null || missing+=(slurm-client)
