@@ -64,7 +64,8 @@ class CapsuleSpec:
         read_only: names in `shared` of folders that nothing inside may change.
         masks: put on the fresh /proc: see `masks`.
         enter: make it in the mount, ipc, net, uts and cgroup namespaces of this process; 0: in this one's own. The
-            PID namespace stays this one's, `shared` and the helper are looked up here.
+            PID namespace stays this one's, `shared` and the helper are looked up here. A capsule becomes part of its
+            cgroups too, where the kernel allows it: with v1.
         agent: make no namespace, and so no capsule: join those of `enter` and be the agent of what runs there.
         detach: of an agent: take what an earlier one has put on /dev/shm away first.
         furnished: of an agent: an earlier one has put everything there, and it stays.
@@ -96,6 +97,8 @@ class CapsuleSpec:
         if self.agent:
             steps += [("outer",), *self._hidden()]
         else:
+            if self.enter:
+                steps.append(("cgroups", self.enter))
             steps += [
                 *proc.before(self.masks),
                 ("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),

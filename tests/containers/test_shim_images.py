@@ -190,7 +190,10 @@ def test_a_restricted_job_of_any_image_is_dumped_killed_and_goes_on(
     duo.tell("go")
     (restored,) = duo.said("restored")
     ticks = duo.ticks()
-    assert restrictions(host_pid(duo, restored, of="first")) == before
+    process = host_pid(duo, restored, of="first")
+    assert restrictions(process) == before
+    for controllers in ("memory", "cpu", "pids"):  # with v2 the kernel does not let it
+        assert cgroup(process, controllers) == cgroup(job.pid, controllers)
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(ticks)), "nothing is left out"
     duo.tell("end")
     assert job.wait() == 5
@@ -208,6 +211,12 @@ def host_pid(duo: Duo, number: int, of: str = "") -> int:
                 return int(path.parent.name)
             return int((path.parent / f"task/{path.parent.name}/children").read_text().split()[0])
     raise AssertionError(f"no process {number} in the pod")
+
+
+def cgroup(pid: int, controller: str) -> str:
+    """Return where a process is in the hierarchy of a controller; empty if that is none of v1's."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    return next((place for _, names, place in lines if controller in names.split(",")), "")
 
 
 def restrictions(pid: int) -> dict[str, str]:

@@ -125,6 +125,8 @@ static int enter(const struct spec *spec)
             if (enter_container((pid_t)number(w[1])) < 0)
                 return fail("namespaces of process", w[1]);
             watch_below(number(w[1]));
+        } else if (!strcmp(w[0], "cgroups")) {
+            join_cgroups((pid_t)number(w[1]));
         } else if (!strcmp(w[0], "outer")) {
             is_agent = 1;
         }

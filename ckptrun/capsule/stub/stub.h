@@ -56,6 +56,8 @@ int hold(size_t word, const char *path);
 int put_tree(const struct spec *spec, size_t word, const char *path);
 /* Enter a process's mount, ipc, net, uts and cgroup namespaces. */
 int enter_container(pid_t pid);
+/* Become part of a process's cgroups, as far as the kernel allows. */
+void join_cgroups(pid_t pid);
 
 /* Take over the events of a fanotify group and the log for them (both are duplicated). */
 void watch_begin(int events_fd, int log_fd);
