@@ -21,7 +21,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help setup demo test test-quick zoo check bench clean
+.PHONY: help setup demo test test-quick zoo check bench image clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,17 +71,13 @@ $(VENV)/.python:
 demo: setup ## a real training run, killed on the way, restored, finished
 	@$(PY) examples/demo.py
 
-# A filesystem that can reflink, PostgreSQL, Redis, containers, Slurm; the tests that need what is missing skip and say so.
+# Containers, a filesystem that can reflink, PostgreSQL, Redis, Slurm; the tests that need what is missing skip and say so.
 .PHONY: test-packages
-test-packages:
+test-packages: image-packages
 	@missing=()
 	command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 	command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 	command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
-	command -v podman >/dev/null || missing+=(podman)
-	command -v crun >/dev/null || missing+=(crun)
-	compgen -G '/usr/lib*/podman/netavark' >/dev/null || missing+=(netavark) # podman does not start without it
-	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 	command -v busybox >/dev/null || missing+=(busybox-static)
 	command -v slurmctld >/dev/null || missing+=(slurmctld)
 	command -v slurmd >/dev/null || missing+=(slurmd)
@@ -148,6 +144,25 @@ check: setup ## format, lint, types, import contract
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# BASE=IMAGE: what it stands on, in place of Debian's own image; EXTRAS=NAMES: its optional packages.
+image: setup image-packages ## the container image, ckptrun:dev and ckptrun:VERSION (podman)
+	@$(PY) image/build.py --base '$(BASE)' --extras '$(EXTRAS)'
+
+# The engine, as root on Debian; and what makes a base image where no registry of images answers.
+.PHONY: image-packages
+image-packages:
+	@missing=()
+	command -v podman >/dev/null || missing+=(podman)
+	command -v crun >/dev/null || missing+=(crun)
+	compgen -G '/usr/lib*/podman/netavark' >/dev/null || missing+=(netavark) # podman does not start without it
+	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+	if [ "$${#missing[@]}" -gt 0 ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get -o Acquire::Retries=5 -qq update
+	  RUNLEVEL=1 apt-get -o Acquire::Retries=5 -qq --yes --no-install-recommends install "$${missing[@]}" >/dev/null ||
+	    echo "$${missing[*]} cannot be installed: no image can be built here, and tests with containers will be skipped" >&2
+	fi
 
 bench: setup ## the benchmarks: a table and bench.json
 	@$(PY) tests/bench/run.py --json bench.json

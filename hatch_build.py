@@ -41,10 +41,11 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Compiles the helper where it is missing or older than its sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build for this machine (editable), or for all (a wheel that others will install)."""
+        """Build for this machine (editable, or CKPTRUN_HELPERS=own), or for all (a wheel for others)."""
         if self.target_name != "wheel":
             return
-        wanted = (platform.machine(),) if version == "editable" else ARCHITECTURES
+        own = version == "editable" or os.environ.get("CKPTRUN_HELPERS") == "own"
+        wanted = (platform.machine(),) if own else ARCHITECTURES
         for architecture in wanted:
             build(Path(self.root), architecture)
         build_data["artifacts"] += [f"{_STUB}/bin/{architecture}/{_NAME}" for architecture in wanted]

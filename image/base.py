@@ -1,10 +1,10 @@
 """Make a local Debian base image without any image registry: mmdebstrap, then `podman import`.
 
-    python image/base.py TAG
+    python image/base.py        prints its name
 
 Called by `make image` where no registry answers, and by the tests of containers. The packages come from the
-archive that this machine's apt uses; the image itself names no archive. It depends on the packages' versions
-only: every time in it is `EPOCH`.
+archive that this machine's apt uses, whose address is not in the image. It depends on the packages' versions
+only: no time in it is later than `EPOCH`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PACKAGES = ("python3", "ca-certificates")
 LEFT_OUT = ("doc", "man", "locale", "info", "lintian", "bug", "bash-completion", "zsh")
 """Folders of /usr/share that nobody reads in a container."""
 EPOCH = "1735689600"
+_NO_SOURCES = 'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*'
 _CLEANED = (
-    'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/apt.conf.d/99mmdebstrap',
     # What remembers this machine or the time of the build.
     'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/* "$1"/var/log/* "$1"/var/cache/debconf/*-old',
     'rm -rf "$1"/var/lib/dpkg/*-old "$1"/var/cache/ldconfig/aux-cache "$1"/etc/machine-id "$1"/etc/hostname',
-    'rm -f "$1"/etc/resolv.conf; find "$1"/usr -name __pycache__ -prune -exec rm -rf {} +',
+    'rm -f "$1"/etc/resolv.conf "$1"/etc/apt/apt.conf.d/99mmdebstrap',
 )
 
 
@@ -53,6 +53,15 @@ def sources() -> str:
     return "\n".join(stanzas)
 
 
+def ensure() -> str:
+    """Return the image's name, after making it if it is not there."""
+    tag = f"localhost/ckptrun-base:{recipe()}"
+    there = subprocess.run(["podman", "image", "exists", tag], check=False).returncode == 0  # noqa: S607
+    if not there:
+        build(tag)
+    return tag
+
+
 def build(tag: str) -> None:
     """Make the image and name it `tag`; takes some 30 s.
 
@@ -69,19 +78,19 @@ def build(tag: str) -> None:
             f"--include={','.join(PACKAGES)}",
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT),
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-            *(f"--aptopt={line}" for line in _apt_options()),
+            *(f"--aptopt={line}" for line in apt_options()),
             *(f"--customize-hook={hook}" for hook in _CLEANED),
-            SUITE,
-            str(tar),
         ]
         if stanzas := sources():
             (listed := Path(folder, "base.sources")).write_text(stanzas, encoding="utf-8")
-            command.append(str(listed))
+            command += [f"--customize-hook={_NO_SOURCES}", SUITE, str(tar), str(listed)]
+        else:
+            command += [SUITE, str(tar)]  # mmdebstrap knows Debian's own archive, and names it in the image
         _run(command)
         _run(["podman", "import", "--quiet", "--change=CMD=/bin/bash", str(tar), tag])
 
 
-def _apt_options() -> list[str]:
+def apt_options() -> list[str]:
     """Return how this machine's apt reaches its archive: proxies, certificates, leniences."""
     command = ["apt-config", "dump", "Acquire"]
     dump = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -92,9 +101,9 @@ def _apt_options() -> list[str]:
 
 def _run(command: list[str]) -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "LC_ALL": "C"}
-    if (status := subprocess.run(command, env=environment, check=False).returncode) != 0:
+    if (status := subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode) != 0:
         raise SystemExit(f"the base image could not be made: {command[0]} ended with {status}; see above")
 
 
 if __name__ == "__main__":
-    build(sys.argv[1])
+    sys.stdout.write(ensure() + "\n")

@@ -6,16 +6,15 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from images import BUILD_SECONDS, TEST_IMAGE, forget_old_images, images_locked, sources_digest
 from kubelet import Kubelet
-from podman import Podman, images_locked, why_not
+from podman import Podman, why_not
 from pods import Pod
 from support.run import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-sys.path.append(str(REPOSITORY / "image"))  # the modules that `make image` runs
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +28,19 @@ def podman() -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def base_image(podman: Podman) -> str:
     """Debian with Python; made once on a machine, and kept."""
-    import base  # noqa: PLC0415 - from the folder `image`
+    with images_locked():
+        return podman.enter(sys.executable, REPOSITORY / "image/base.py").out.strip()
 
-    tag = f"localhost/ckptrun-test-base:{base.recipe()}"
+
+@pytest.fixture(scope="session")
+def ckptrun_image(podman: Podman, base_image: str) -> str:
+    """The image of this checkout, as `make image` builds it; made once for each state of the sources."""
+    tag = f"{TEST_IMAGE}:{sources_digest()}"
     with images_locked():
         if not podman.has_image(tag):
-            podman.enter(sys.executable, REPOSITORY / "image/base.py", tag)
+            build = ("image/build.py", "--base", base_image, "--tag", tag)
+            podman.enter(sys.executable, REPOSITORY / build[0], *build[1:], timeout=BUILD_SECONDS)
+            forget_old_images(podman, tag)
     return tag
 
 

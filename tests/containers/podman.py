@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import resource
@@ -20,8 +19,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -29,7 +26,7 @@ from container import Container
 from support.processes import PATIENCE, Result, die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 OWNER = "ckptrun.test.owner"
 FORWARD = Path(__file__).with_name("forward.py")
@@ -255,15 +252,6 @@ class Podman:
             for name in doomed:
                 done = self(*removal, name, check=False)
                 assert done.code == 0 or "no such" in done.err.lower() or "unknown" in done.err, done.err
-
-
-@contextmanager
-def images_locked() -> Iterator[None]:
-    """Have one process at a time make images: a session of pytest has several."""
-    path = Path(tempfile.gettempdir(), "ckptrun-test-images.lock")
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _owner(pid: int) -> str:
