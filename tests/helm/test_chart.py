@@ -168,6 +168,56 @@ def test_without_the_api_there_is_neither_token_nor_role():
     assert not {"Role", "RoleBinding"} & {document["kind"] for document in chart.documents(text)}
 
 
+def test_names_that_look_like_numbers_stay_names():
+    words = (
+        "template",
+        "123",
+        str(chart.CHART),
+        "-n",
+        "456",
+        "-f",
+        str(S3),
+        "--set-string",
+        "job.container=7",
+    )
+    done = chart.helm(*words, "--set-string", "serviceAccount.name=89", "--kube-version", chart.NEWEST)
+    assert done.returncode == 0, done.stderr
+    chart.validate(done.stdout, chart.NEWEST)
+    assert chart.of_kind(done.stdout, "Job")["metadata"]["name"] == "123"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            [],
+            [
+                "kubectl logs -n ml",
+                "-c job -f",
+                "ckptrun.dev/checkpoint-now",
+                "kubectl describe job train -n ml",
+            ],
+        ),
+        (
+            [],
+            ["pod-security.kubernetes.io/enforce=privileged", "stays within `restricted`", "helm test train"],
+        ),
+        (["kind=Pod"], ["Nothing runs a bare Pod again", "kubectl describe pod train"]),
+        (["kind=CronJob", "cron.schedule=@daily"], ["kubectl describe cronjob train"]),
+        (["sidecar.native=false"], ["the sidecar is an ordinary container here"]),
+        (["spot.provider=aks", "checkpoint.grace=28s"], ["aks gives a spot node 30 s in all"]),
+        (["podResources.limits.memory=1Gi", "podResources.enabled=false"], ["podResources are left out"]),
+        (["key.secret=", "key.noEncryption=true"], ["whoever can read the bucket can read the job's memory"]),
+    ],
+)
+def test_notes_say_what_to_do_next(words: list[str], said: list[str]):
+    sets = [part for word in words for part in ("--set", word)]
+    text = chart.notes("-f", str(S3), *sets)
+    for sentence in said:
+        assert sentence in text, text
+
+
 def test_settings_the_chart_gives_are_settings_ckptrun_takes(tmp_path: Path):
     from ckptrun.settings import resolve_run  # noqa: PLC0415 - the other tests need none of it
 

@@ -48,6 +48,13 @@ def rendered(*words: str, version: str = NEWEST) -> str:
     return done.stdout
 
 
+def notes(*words: str) -> str:
+    """Return what ``helm install`` says at its end, for a cluster of helm's own age."""
+    done = helm("install", RELEASE, str(CHART), "-n", NAMESPACE, "--dry-run=client", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
 def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 

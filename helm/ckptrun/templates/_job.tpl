@@ -33,7 +33,7 @@ podFailurePolicy:
     {{- with $v.podFailurePolicy.ignoreExitCodes }}
     # checkpointed and stopped: the next pod goes on
     - action: Ignore
-      onExitCodes: {containerName: {{ $v.job.container }}, operator: In, values: {{ toJson . }}}
+      onExitCodes: {containerName: {{ $v.job.container | quote }}, operator: In, values: {{ toJson . }}}
       {{- if $required }}
       onPodConditions: [] # which schemas before 1.29 want in each rule
       {{- end }}
@@ -45,7 +45,7 @@ podFailurePolicy:
     {{- with $v.podFailurePolicy.failExitCodes }}
     # no other pod would cure it
     - action: {{ ternary "FailIndex" "FailJob" $byIndex }}
-      onExitCodes: {containerName: {{ $v.job.container }}, operator: In, values: {{ toJson . }}}
+      onExitCodes: {containerName: {{ $v.job.container | quote }}, operator: In, values: {{ toJson . }}}
       {{- if $required }}
       onPodConditions: [] # which schemas before 1.29 want in each rule
       {{- end }}

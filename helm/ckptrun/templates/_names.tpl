@@ -24,7 +24,7 @@
 
 {{- define "ckptrun.selector" -}}
 app.kubernetes.io/name: ckptrun
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "ckptrun.labels" -}}

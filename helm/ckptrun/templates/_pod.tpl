@@ -8,16 +8,16 @@ labels:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 annotations:
-  kubectl.kubernetes.io/default-container: {{ .Values.job.container }}
+  kubectl.kubernetes.io/default-container: {{ .Values.job.container | quote }}
   {{- if not (include "ckptrun.since" (list . "1.30")) }}
   container.apparmor.security.beta.kubernetes.io/{{ ternary .Values.job.container "ckptrun" (eq .Values.mode "wrapper") }}: unconfined
   {{- end }}
   {{- if not (or .Values.serviceAccount.identityForJob (eq .Values.mode "wrapper")) }}
   {{- if hasKey .Values.serviceAccount.annotations "eks.amazonaws.com/role-arn" }}
-  eks.amazonaws.com/skip-containers: {{ .Values.job.container }}
+  eks.amazonaws.com/skip-containers: {{ .Values.job.container | quote }}
   {{- end }}
   {{- if hasKey .Values.serviceAccount.annotations "azure.workload.identity/client-id" }}
-  azure.workload.identity/skip-containers: {{ .Values.job.container }}
+  azure.workload.identity/skip-containers: {{ .Values.job.container | quote }}
   {{- end }}
   {{- end }}
   {{- with .Values.podAnnotations }}
@@ -31,7 +31,7 @@ annotations:
 {{- $spot := include "ckptrun.spot" . | fromYaml -}}
 restartPolicy: {{ $v.restartPolicy }}
 terminationGracePeriodSeconds: {{ include "ckptrun.podGraceSeconds" . }}
-serviceAccountName: {{ include "ckptrun.serviceAccount" . }}
+serviceAccountName: {{ include "ckptrun.serviceAccount" . | quote }}
 # the token is mounted for ckptrun alone, below
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -47,10 +47,10 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $v.gpu.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $v.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with merge (dict) $v.nodeSelector $spot.nodeSelector }}
 nodeSelector:
@@ -99,7 +99,7 @@ volumes:
 {{- define "ckptrun.install" -}}
 - name: ckptrun-install
   image: {{ include "ckptrun.image" . | quote }}
-  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
   command: [ckptrun, kube, install, /ckptrun]
   securityContext:
     runAsUser: 0
@@ -121,7 +121,7 @@ volumes:
 {{- $native := include "ckptrun.native" . -}}
 - name: ckptrun
   image: {{ include "ckptrun.image" . | quote }}
-  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
   {{- if $native }}
   command: [ckptrun, sidecar]
   restartPolicy: Always
@@ -149,10 +149,10 @@ volumes:
 
 {{- define "ckptrun.job" -}}
 {{- $job := .Values.job -}}
-- name: {{ $job.container }}
+- name: {{ $job.container | quote }}
   image: {{ $job.image | quote }}
   {{- with $job.imagePullPolicy }}
-  imagePullPolicy: {{ . }}
+  imagePullPolicy: {{ . | quote }}
   {{- end }}
   command: {{ concat (list "/ckptrun/bin/ckptrun-shim" "--") $job.command | toJson }}
   {{- with include "ckptrun.jobBasics" . | trim }}
@@ -182,10 +182,10 @@ volumes:
 
 {{- define "ckptrun.wrapper" -}}
 {{- $job := .Values.job -}}
-- name: {{ $job.container }}
+- name: {{ $job.container | quote }}
   image: {{ $job.image | quote }}
   {{- with $job.imagePullPolicy }}
-  imagePullPolicy: {{ . }}
+  imagePullPolicy: {{ . | quote }}
   {{- end }}
   command: {{ concat (list "ckptrun" "run" "--") $job.command | toJson }}
   {{- with include "ckptrun.jobBasics" . | trim }}
@@ -241,7 +241,7 @@ seccompProfile: {type: Unconfined}
 appArmorProfile: {type: Unconfined}
 {{- end }}
 {{- with .Values.sidecar.seLinuxType }}
-seLinuxOptions: {type: {{ . }}}
+seLinuxOptions: {type: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
