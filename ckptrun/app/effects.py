@@ -69,7 +69,11 @@ def wanted_ledger(
         lambda: vault.epoch,
         finished,
         Surroundings(
-            environment, str(settings.cwd), (job.uid, job.gid, job.groups) if job else None, str(sdk)
+            environment,
+            str(settings.cwd),
+            (job.uid, job.gid, job.groups) if job else None,
+            str(sdk),
+            restricted=privilege.confined,
         ),
         takers,
         without_password(url),

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ckptrun.effects.confined import confine
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -47,12 +49,14 @@ class Surroundings:
         identity: (uid, gid, groups), if not this process's.
         sdk: folder under which ``ckptrun.job`` can be imported; put at the end of the search path. The folders
             above it may be closed to the process's user.
+        restricted: the job has no capability and can gain none; nor can they.
     """
 
     environment: Mapping[str, str]
     cwd: str
     identity: tuple[int, int, tuple[int, ...]] | None = None
     sdk: str = ""
+    restricted: bool = False
 
 
 class Workers:
@@ -164,6 +168,7 @@ class _Process:
                     user=uid,
                     group=gid,
                     extra_groups=groups,
+                    preexec_fn=confine if around.restricted else None,  # noqa: PLW1509 - system calls alone
                 )
         except BaseException:
             self._socket.close()

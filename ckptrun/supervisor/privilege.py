@@ -63,7 +63,7 @@ class Privilege:
         As the job's user CRIU need not give files away, for which a container's root lacks the right (CHOWN). With
         SETUID it would become root first; it restores no other user.
         """
-        if self.kind != RESTRICTED or self.dumper is None:
+        if not self.confined or self.dumper is None:
             return None
         return replace(self.dumper, without=(probe.NEEDED["SETUID"],))
 
@@ -76,6 +76,11 @@ class Privilege:
     def guise(self) -> Place:
         """Where files are made that are to be the job's: root may lack the right to give them away."""
         return Guise(self.job) if self.job and self.kind == RESTRICTED else here
+
+    @property
+    def confined(self) -> bool:
+        """Whether what runs for the job outside of its capsule must not gain a capability: this process has some."""
+        return self.kind in {RESTRICTED, CONTAINER}
 
     @property
     def uid(self) -> int:

@@ -154,6 +154,52 @@ def test_the_job_sees_what_its_container_shows_and_no_more(wrapped: Wrapped):
     assert seen[3] == expected[3] == "7 True"
 
 
+GREEDY = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(JOBS)!r})
+import count
+value = ""
+for step in range(1, {STEPS} + 1):
+    value = count.link(value, step)
+    with open("log.txt", "a") as log:
+        log.write(f"{{step}} {{value}}\\n")
+    while step >= 40 and Path("hold").exists():
+        time.sleep(0.01)
+    if step == 80 and Path("greed").exists():
+        Path("greed").unlink()
+        hog = [bytearray(b"x" * (20 << 20)) for _ in range(40)]
+    time.sleep(0.01)
+print(f"result {STEPS} {{value}}")
+"""
+LIMIT = 400 << 20
+
+
+def test_a_job_that_runs_into_the_containers_memory_limit_is_restored(wrapped: Wrapped):
+    (wrapped.work / "greed").touch()
+    container = wrapped.start(
+        "python3", "-c", GREEDY, how=security(memory=LIMIT), options=("--staging", "32M")
+    )
+    container.until("steps", lambda: len(wrapped.lines()) >= 40)
+    wrapped.checkpoint(container)
+    wrapped.release()
+    ended = wrapped.event(container, "job-ended")
+    assert (ended["signal"], ended["oom"]) == (9, True), container.story()
+    assert container.wait() == 0, container.story()
+    assert container.out.splitlines()[-1:] == [count.result(STEPS)]
+    assert wrapped.lines() == count.lines(STEPS)
+
+
+@pytest.mark.parametrize("namespace", ["host", "private"])
+def test_staging_is_sized_by_the_containers_own_limit(wrapped: Wrapped, namespace: str):
+    container = wrapped.ckptrun(
+        "doctor", "--json", how=security(memory=LIMIT), flags=(f"--cgroupns={namespace}",)
+    )
+    assert container.wait() == 0, container.story()
+    (memory,) = (check for check in json.loads(container.out)["checks"] if check["name"] == "memory")
+    assert memory["detail"].split()[0] in {"0.2", "0.3", "0.4"}, memory  # GiB; the machine has many
+
+
 CARELESS = """
 import sys
 from ckptrun.criu import probe

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptrun.criu import available
 from ckptrun.criu.staging import MIB, PIECE, Arena, ArenaFullError, Extents, Slot
 from ckptrun.errors import DumpError
 from ckptrun.supervisor import pressure
@@ -129,17 +128,6 @@ def test_a_closed_arena_reports_nothing_any_more():
     assert arena._worker
     arena._worker.join()
     assert told == []
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("1000000000", 600_000_000), ("max", None)])
-def test_the_tightest_memory_limit_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int | None
-):
-    (tmp_path / "max").write_text(limit)
-    (tmp_path / "current").write_text("400000000")
-    monkeypatch.setattr(available, "_cgroup_files", lambda: [(tmp_path / "max", tmp_path / "current")])
-    monkeypatch.setattr(available, "_meminfo_available", lambda: 8_000_000_000)
-    assert available.available_memory() == (expected or 8_000_000_000)
 
 
 def test_a_dump_too_large_for_memory_goes_to_a_nameless_file(tmp_path: Path):

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,9 +17,6 @@ import pytest
 from ckptrun.effects import worker
 from ckptrun.effects.model import Entry, Kind, State
 from ckptrun.effects.worker import Surroundings, Workers
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODULE = """
 import asyncio, os, subprocess, sys, time
@@ -85,6 +84,11 @@ def stumbles_over(n, bad):
 def reads():
     note(repr(sys.stdin.read()))
 
+def rights():
+    for line in open("/proc/self/status"):
+        if line.startswith(("Uid", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")):
+            note(*line.split())
+
 def dies_later():
     import threading
     note(os.getpid())
@@ -135,6 +139,25 @@ def wait_for_the_end_of(*pids: int) -> None:
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has somebody else's job")
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_for_a_restricted_job_nothing_can_gain_a_capability(uid: int):
+    """Not even what is root's: its program is of the job's choice."""
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    if python is None:
+        pytest.skip("no Python that anybody may start")
+    around = Surroundings({"PATH": os.environ["PATH"]}, "/", (uid, uid, ()), restricted=True)
+    with tempfile.TemporaryDirectory(prefix="ckptrun-test-") as name, Workers(around) as confined:
+        folder = Path(name)  # pytest's own are root's alone
+        folder.chmod(0o777)
+        (folder / "outside.py").write_text(MODULE)
+        assert confined.run(effect(folder, "outside:rights", executable=python)) == ""
+        told = dict(line.split(" ")[:2] for line in notes(folder) if ":" in line)
+    assert (told["Uid:"], told["NoNewPrivs:"]) == (str(uid), "1")
+    assert {told[f"Cap{name}:"] for name in ("Prm", "Eff", "Amb")} == {"0" * 16}
+    assert uid or told["CapBnd:"] == "0" * 16
 
 
 def test_it_gets_its_arguments_the_key_the_result_and_the_jobs_surroundings(folder: Path):
