@@ -87,7 +87,7 @@ class Job:
         """Wait until its batch script runs and return that process."""
 
         def found() -> list[psutil.Process]:
-            return [one for one in self.slurm.processes("slurm_script") if one.cwd() == str(self.folder)]
+            return [one for one in self.slurm.processes("slurm_script") if _fact(one.cwd) == str(self.folder)]
 
         return self.until("batch script", found)[0]
 
@@ -251,17 +251,15 @@ class Slurm:
 
     def processes(self, *names: str) -> list[psutil.Process]:
         """Return all processes of the cluster, or those of these names."""
-        return [
-            process for process in started_with(f"LAB={self.tag}") if not names or process.name() in names
-        ]
+        found = started_with(f"LAB={self.tag}")
+        return [process for process in found if not names or _fact(process.name) in names]
 
     def lose_node(self) -> None:
         """SIGKILL all that runs on the node, have Slurm find out, and put another node in its place."""
-        killed = [
-            process
-            for daemon in self.processes("slurmd", "slurmstepd")
-            for process in (daemon, *daemon.children(recursive=True))
-        ]
+        killed = self.processes("slurmd", "slurmstepd")
+        for daemon in tuple(killed):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                killed += daemon.children(recursive=True)
         for process in killed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -301,6 +299,14 @@ def script(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def _fact(ask: Callable[[], str]) -> str:
+    """Return what a process answers; nothing if it is gone."""
+    try:
+        return ask()
+    except psutil.Error:
+        return ""
 
 
 def _cgroup_plugin() -> str:
