@@ -76,6 +76,7 @@ def prepare(shared: Path, environ: MutableMapping[str, str]) -> None:
             hint=f"let an init container run `ckptrun kube install {shared}` before",
         )
     environ["XDG_STATE_HOME"] = str(shared / STATE)
+    environ["TMPDIR"] = str(shared / WORK)  # a read-only root has none
     if (shared / CRIU).is_dir():
         environ.setdefault("CKPTRUN_CRIU", str(shared / CRIU))
 

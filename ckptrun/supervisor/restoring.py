@@ -31,18 +31,19 @@ from ckptrun.errors import (
     StoreUnreachableError,
     UnfitError,
 )
-from ckptrun.journal import keep_tail, moved, populate, records_from_json, rollback
+from ckptrun.journal import Kind, keep_tail, moved, populate, records_from_json, rollback
 from ckptrun.supervisor import affinity, compat
 from ckptrun.supervisor.attempt import PRIVATE
 from ckptrun.supervisor.facts import HELPER_KEY, Facts
 from ckptrun.supervisor.problems import Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.capsule.helper import Helper
     from ckptrun.core.commands import RestoreJob
     from ckptrun.core.model import Source
+    from ckptrun.journal import FileRecord
     from ckptrun.supervisor.hooks import Around
     from ckptrun.supervisor.incarnation import Incarnation
     from ckptrun.supervisor.tools import Tools
@@ -189,16 +190,23 @@ class Restorer:
         self._empty_private_tmp()
         helper = helpers.carried(_content(images.files[HELPER_KEY]), self._folders.helpers)
         self._open_capsule(incarnation, helper, self._offsets(facts))
-        problems = tools.there(
-            lambda: populate(records, lambda key: AtHome(images.files[key]), Path(incarnation.root()))
-        )
-        Problems(tools.note).tell(problems)
+        Problems(tools.note).tell(self._populate(records, images, Path(incarnation.root())))
         tools.there(lambda: tools.journal.resume(records, command.checkpoint))
         others = moved(records, incarnation.root())
         self._run_criu(incarnation, identities.renamed(images.streams, others), facts)
         affinity.put_back(incarnation.pids(), facts.affinity)
         self._prove(incarnation)
         return cut
+
+    def _populate(self, records: Sequence[FileRecord], images: Images, root: Path) -> tuple[str, ...]:
+        """Fill the new capsule as the job's user, but for the folders there that are ckptrun's."""
+        tools, owner = self._tools, self._tools.privilege.owner
+        ours: list[FileRecord] = []
+        if tools.dwelling.at_hand and owner:
+            ours = [r for r in records if r.private and r.kind is Kind.DIRECTORY and r.uid != owner[0]]
+        theirs = [record for record in records if record not in ours]
+        problems = tools.there(lambda: populate(theirs, lambda key: AtHome(images.files[key]), root))
+        return (*problems, *populate(ours, images.files.__getitem__, root))
 
     def _check(self, facts: Facts) -> None:
         """Refuse what cannot work before anything is touched."""

@@ -23,7 +23,8 @@ def test_everything_of_a_sidecars_lies_in_the_shared_folder(tmp_path: Path) -> N
     environ: dict[str, str] = {}
     (tmp_path / "criu").mkdir()
     pod.prepare(installed(tmp_path), environ)
-    assert environ == {"XDG_STATE_HOME": f"{tmp_path}/state", "CKPTRUN_CRIU": f"{tmp_path}/criu"}
+    places = {"XDG_STATE_HOME": "state", "TMPDIR": "work", "CKPTRUN_CRIU": "criu"}
+    assert environ == {name: f"{tmp_path}/{place}" for name, place in places.items()}
     modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("run", "work", "state")}
     assert modes == {"run": 0o755, "work": 0o700, "state": 0o700}
 
