@@ -99,6 +99,7 @@ static int give(const char *path, uid_t uid, gid_t gid)
 static int enter(const struct spec *spec)
 {
     char text[128];
+    pid_t container = 0;
     char **lacking = take_along(spec);
     if (lacking)
         return fail(lacking[0], lacking[1]);
@@ -124,11 +125,12 @@ static int enter(const struct spec *spec)
         } else if (!strcmp(w[0], "enter")) {
             if (enter_container((pid_t)number(w[1])) < 0)
                 return fail("namespaces of process", w[1]);
-            watch_below(number(w[1]));
+            container = (pid_t)number(w[1]);
         } else if (!strcmp(w[0], "cgroups")) {
             join_cgroups((pid_t)number(w[1]));
         } else if (!strcmp(w[0], "outer")) {
             is_agent = 1;
+            watch_below(container); /* a capsule's init tells the job by its PIDs */
         }
     }
     return 0;
