@@ -20,6 +20,30 @@ COMMAND = ("count.py", "--steps", str(STEPS), "--talk")
 QUIET = ("--interval", "off")
 
 
+KEEPER = """
+import os, pathlib, tempfile, time
+gone = open("gone.txt", "w+")
+os.unlink("gone.txt")
+places = [pathlib.Path("closed.txt"), pathlib.Path("/dev/shm/memory"), pathlib.Path(tempfile.mkdtemp(), "file")]
+step = 0
+while step < 10 or pathlib.Path("hold").exists():
+    step += 1
+    for place in places:
+        place.write_text(str(step))
+    gone.seek(0)
+    gone.write(str(step))
+    gone.flush()
+    pathlib.Path("seen.tmp").write_text(str(step))
+    os.rename("seen.tmp", "seen.txt")
+    time.sleep(0.02)
+    gone.seek(0)
+    found = [gone.read(), *(place.read_text() for place in places)]
+    assert found == [str(step)] * 4, (found, step)
+print("kept", [(place.stat().st_uid, os.getuid()) for place in places], flush=True)
+"""
+"""A job that keeps a number in a deleted file, a closed one, in /dev/shm and in TMPDIR, and reads them back."""
+
+
 @pytest.fixture
 def pod() -> Iterator[Pod]:
     with Pod() as pod:
@@ -109,7 +133,7 @@ def test_the_pods_end_takes_a_last_checkpoint_from_which_the_next_pod_goes_on(po
     job = pod.job(*COMMAND)
     pod.lines(10)
     pod.status()
-    job.process.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGTERM)
     assert job.wait().code == 75
     assert sidecar.wait().code == 0
     before = (pod.volume / "log.txt").read_text().splitlines()
@@ -132,7 +156,7 @@ def test_a_pod_that_is_lost_goes_on_in_the_next_one(pod: Pod) -> None:
     pod.checkpoint()
     pod.lines(30)
     pod.lose()
-    sidecar, job = pod.sidecar(*QUIET), pod.job(*COMMAND)
+    sidecar, job = pod.sidecar(*QUIET, "--take-over"), pod.job(*COMMAND)
     pod.event("job-restored")
     pod.release()
     assert job.wait().code == 0
@@ -147,3 +171,26 @@ def test_a_sidecar_that_lacks_a_capability_names_it_and_the_field(pod: Pod) -> N
     assert few.code == 77
     assert "the sidecar lacks SYS_PTRACE, SYS_ADMIN" in few.err
     assert "securityContext.capabilities" in few.err
+
+
+def test_every_kind_of_file_of_the_jobs_is_brought_back(pod: Pod) -> None:
+    (pod.volume / "keeper.py").write_text(KEEPER)
+    sidecar = pod.sidecar(*QUIET, once=True)
+    job = pod.job("keeper.py")
+    seen = pod.volume / "seen.txt"
+
+    def later() -> None:
+        now = int(seen.read_text()) if seen.exists() else 0
+        pod.until("more steps", lambda: seen.exists() and int(seen.read_text()) > now + 5)
+
+    later()
+    for times in (1, 2):
+        pod.checkpoint()
+        later()
+        os.kill(pod.job_pid(), signal.SIGKILL)
+        pod.event("job-restored", times)
+        later()
+    pod.release()
+    ended = job.wait()
+    assert (ended.code, ended.out, ended.err) == (0, f"kept {[(UID, UID)] * 3}\n", "")
+    assert "cannot" not in sidecar.wait().err

@@ -2,7 +2,8 @@
 
 What is the volume `work` in the job's container lies elsewhere for the sidecar, the shared folder is read-only in the
 job's, which is as restricted as a container of the profile `restricted-job`; the sidecar has the capabilities of the
-contract and no more. The PID namespace is shared: it is this machine's.
+contract and no more. The PID namespace is shared, and is the pod's own: what other programs of this machine do to files
+is told from what the job does by nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,11 +76,26 @@ class Container:
         )
         assert self.process.stdout
         assert self.process.stderr
+        self.pid = self._inside()
         self.stdout = Collector(self.process.stdout.fileno())
         self.stderr = Collector(self.process.stderr.fileno())
 
+    def _inside(self) -> int:
+        """Return the PID, as this machine counts, of what runs in the pod."""
+        nsenter = psutil.Process(self.process.pid)
+        deadline = time.monotonic() + PATIENCE
+        while not (children := nsenter.children()):
+            assert self.alive(), "nsenter has ended"
+            assert time.monotonic() < deadline, "nsenter starts nothing"
+            time.sleep(POLL_SECONDS)
+        return int(children[0].pid)
+
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to what runs in the pod."""
+        os.kill(self.pid, signum)
 
     def wait(self, timeout: float = PATIENCE) -> Result:
         """Wait for its end and return how it was."""
@@ -90,7 +107,8 @@ class Container:
 
     def kill(self) -> None:
         """Kill it without warning."""
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def says(self, text: str) -> None:
@@ -114,28 +132,42 @@ class Pod:
         for folder in (self.work, self.volume):
             folder.mkdir()
         os.chown(self.volume, UID, UID)
-        self._install()
+        self._begin()
         for job in JOBS.glob("*.py"):
             shutil.copy(job, self.volume)
         self.store = store or f"file://{self.folder}/store"
         self.containers: list[Container] = []
 
-    def _install(self) -> None:
-        """Do what the init container does."""
+    def _begin(self) -> None:
+        """Start the pod's first process, and do what the init container does."""
+        namespaces = (
+            "--pid",
+            "--mount",
+            "--propagation",
+            "private",
+            "--mount-proc",
+            "--fork",
+            "--kill-child",
+        )
+        self.pause = subprocess.Popen(
+            ["unshare", *namespaces, "sh", "-c", "echo ready; exec sleep infinity"],
+            stdout=subprocess.PIPE,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+        )
+        assert self.pause.stdout
+        assert self.pause.stdout.readline() == b"ready\n"
+        self.pause.stdout.close()
+        self.first = int(psutil.Process(self.pause.pid).children()[0].pid)
         (self.shared / "bin").mkdir(parents=True)
         shutil.copyfile(find().path, self.shared / "bin" / "ckptrun-shim")
         (self.shared / "bin" / "ckptrun-shim").chmod(0o755)
 
     def lose(self) -> None:
         """Have the pod removed without warning, and be the next one: with the same volumes but the emptyDir."""
-        for container in self.containers:
-            container.kill()
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        self._end()
         self.expect_nothing_left()
         shutil.rmtree(self.shared)
-        self._install()
+        self._begin()
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +201,8 @@ class Pod:
         return {**kept, "LAB": self.tag, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
     def _started(self, argv: list[str], environment: dict[str, str]) -> Container:
-        container = Container(self, argv, environment)
+        enter = ["nsenter", f"--target={self.first}", "--pid", "--mount", f"--wd={self.folder}", "--"]
+        container = Container(self, [*enter, *argv], environment)
         self.containers.append(container)
         return container
 
@@ -221,8 +254,10 @@ class Pod:
         return ask(self.run_dir, "job", request, timeout=PATIENCE)
 
     def job_pid(self) -> int:
-        """Wait until the job has a first process and return its PID."""
-        return int(self.until("job_pid", lambda: self.status()["job_pid"]))
+        """Wait until the job has a first process and return its PID, as this machine counts."""
+        inside = int(self.until("job_pid", lambda: self.status()["job_pid"]))
+        (found,) = (process.pid for process in self.processes() if _in_pod(process.pid) == inside)
+        return int(found)
 
     def processes(self) -> list[psutil.Process]:
         """Return everything that was started here and lives."""
@@ -251,11 +286,22 @@ class Pod:
         parts += [f"{p.pid} {p.cmdline()}" for p in self.processes()]
         return "\n".join(parts)
 
+    def _end(self) -> None:
+        self.pause.kill()
+        self.pause.wait(PATIENCE)
+        for container in self.containers:
+            container.process.wait(PATIENCE)
+
     def close(self) -> None:
         """End whatever was started here."""
-        for container in self.containers:
-            container.kill()
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        self._end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _in_pod(pid: int) -> int:
+    """Return a process's PID as its pod counts; 0 if it is gone, or in none."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int([*line.split(), "0"][2])
+    return 0
