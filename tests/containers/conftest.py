@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from charted import Release
 from images import BUILD_SECONDS, TEST_IMAGE, forget_old_images, images_locked, sources_digest
 from kubelet import Kubelet
 from podman import Podman, why_not
@@ -15,6 +16,8 @@ from support.run import REPOSITORY
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support.s3 import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +74,29 @@ def kubelet(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Kubelet
     played = Kubelet(podman, base_image, tmp_path)
     yield played
     played.close()
+
+
+class Install(Protocol):
+    """Installs the chart; see `Release`."""
+
+    def __call__(self, **values: Any) -> Release: ...
+
+
+@pytest.fixture
+def install(
+    kubelet: Kubelet, podman: Podman, s3_server: S3Server, base_image: str, ckptrun_image: str, tmp_path: Path
+) -> Iterator[Install]:
+    """Install the chart; nothing of its pods is left when the test is over."""
+    releases: list[Release] = []
+
+    def made(**values: Any) -> Release:
+        folder = tmp_path / f"release{len(releases)}"
+        folder.mkdir()
+        job = ckptrun_image if values.get("mode") == "wrapper" else base_image
+        images = {"job": job, "ckptrun:test": ckptrun_image}
+        releases.append(release := Release(kubelet, podman, s3_server, images, folder, values))
+        return release
+
+    yield made
+    kubelet.close()
+    assert [process for release in releases for process in release.processes()] == []

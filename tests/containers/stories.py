@@ -1,0 +1,103 @@
+"""What may happen to a pod of the chart, the same in both modes; each story ends with an exact result."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import counting
+from charted import ENDED, RESTORED, STEPS, continued, step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from charted import ChartedPod, Release
+
+GRACE = 30.0
+STEPS_LATER = 10
+
+
+def begun(release: Release) -> tuple[ChartedPod, int]:
+    """Play a pod, have one checkpoint committed and some steps done after it; return the step it came after."""
+    release.hold()
+    pod = release.play()
+    pod.prints(STEPS_LATER)
+    at = pod.checkpoint()
+    pod.prints(at + STEPS_LATER)
+    return pod, at
+
+
+def ended_well(release: Release, pod: ChartedPod, code: int = 0) -> list[str]:
+    """Let the job take its last step: its container ends with its code, all is exact, and nothing is left.
+
+    Returns:
+        What the job has printed in this pod.
+    """
+    release.release()
+    assert pod.played.wait() == ("Failed" if code else "Succeeded"), pod.told()
+    assert pod.played.code("job") == code, pod.told()
+    out = pod.out
+    assert out[-1:] == [counting.result(STEPS)]
+    release.expect_exact()
+    pod.expect_nothing_left()
+    return out
+
+
+def killed_job(release: Release, code: int) -> None:
+    """The job alone is killed: it is restored in its pod."""
+    pod, at = begun(release)
+    pod.restored(pod.kill_job)
+    assert pod.played.restarts("job") == 0
+    continued(ended_well(release, pod, code), at)
+
+
+def out_of_memory(release: Release) -> None:
+    """The job meets its memory limit, and is what the kernel kills."""
+    pod, at = begun(release)
+
+    def meet_the_limit() -> None:
+        (release.data / "hog").touch()
+        pod.until("a hog", lambda: "hogging" in pod.out)
+        (release.data / "hog").unlink()
+
+    pod.restored(meet_the_limit)
+    (ended,) = pod.events(ENDED)
+    assert (ended["signal"], ended["oom"]) == (signal.SIGKILL, True)
+    assert "the OOM killer: memory ran out" in pod.said
+    assert pod.played.restarts("job") == 0
+    continued(ended_well(release, pod), at)
+
+
+def started_again(release: Release, harm: Callable[[ChartedPod], None], container: str) -> None:
+    """A container goes down with all that is in it and is started again in its pod: the job goes on."""
+    pod, at = begun(release)
+    pod.restored(lambda: harm(pod))
+    assert pod.played.restarts(container) == 1
+    continued(ended_well(release, pod), at)
+
+
+def told_to_end(release: Release, code: int) -> None:
+    """The pod is told to end, with 30 s: a last checkpoint, exit 75; the next pod goes on at the very next line."""
+    pod, _ = begun(release)
+    assert pod.played.terminate(GRACE) == "Failed"
+    assert pod.played.code("job") == 75, pod.told()
+    assert len(pod.events("checkpoint-committed")) == 2
+    before = pod.out
+    pod.expect_nothing_left()
+    again = release.play()
+    again.event(RESTORED)
+    whole = [*before, *ended_well(release, again, code)]
+    assert whole[: STEPS + 1] == [*counting.lines(STEPS), counting.result(STEPS)]
+
+
+def taken_away(release: Release) -> None:
+    """The pod is gone without a warning: once its lease has run out the next one goes on from the last checkpoint."""
+    pod, at = begun(release)
+    before = pod.out
+    pod.expect_nothing_left()
+    again = release.play()
+    again.event(RESTORED)
+    out = ended_well(release, again)
+    first = step_of(out[0])
+    assert at < first <= step_of(before[-1]) + 1
+    assert out == [*counting.lines(STEPS)[first - 1 :], counting.result(STEPS)]
