@@ -14,8 +14,6 @@ from support.hook_programs import Answer, call_inside, program
 from support.s3 import free_ports
 
 os.environ |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-from mlflow import MlflowClient
-from mlflow.entities import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +53,8 @@ class Tracked:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        from mlflow import MlflowClient  # noqa: PLC0415 - slow to import, for workers that do not run this file
+
         self.client = MlflowClient(uri)
         self.name = f"experiment {next(NUMBERS)}"
         self.experiment = self.client.create_experiment(self.name)
@@ -65,6 +65,8 @@ class Tracked:
         return str(self.client.create_run(self.experiment, start_time=at, tags=tags).info.run_id)
 
     def log(self, step: int, at: int, key: str = "loss", value: float | None = None) -> None:
+        from mlflow.entities import Metric  # noqa: PLC0415
+
         point = Metric(key, float(step) if value is None else value, FREEZE + at, step)
         self.client.log_batch(self.run, metrics=[point], synchronous=True)
 

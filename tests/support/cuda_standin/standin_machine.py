@@ -34,7 +34,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -118,6 +117,8 @@ class Machine:
             if do == "late":
                 code = f"import time; time.sleep(0.5); Machine({str(self.folder)!r}).step({what!r}, {pid})"
                 command = [sys.executable, "-SEc", f"from standin_machine import Machine; {code}"]
+                import subprocess  # noqa: PLC0415 - each of hundreds of runs would import it
+
                 subprocess.Popen(command, cwd=Path(__file__).parent, start_new_session=True)
             time.sleep(3600)
         elif do == "die":
