@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import base  # noqa: E402 - a module beside this one
 
 ROOT = Path(__file__).parents[1]
-REGISTRY_BASE = "docker.io/library/debian:trixie-slim"
+REGISTRY_BASE = "debian:trixie-slim"
 PULL_SECONDS = 300
 PACKAGES = "localhost/ckptrun-packages:latest"
 _UNIFIED = " /sys/fs/cgroup/unified cgroup2 "
