@@ -28,9 +28,10 @@ OWN_VOLUME = "ckptrun"
 """The volume of `FOLDER`; the names of all others of ckptrun's begin with it and a dash."""
 
 CAPABILITIES = (
-    "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME", "SETUID", "SETGID", "SETPCAP", "SYS_CHROOT", "DAC_OVERRIDE", "KILL",
+    "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME", "SETUID", "SETGID", "SETPCAP", "SYS_CHROOT", "DAC_OVERRIDE",
+    "DAC_READ_SEARCH", "KILL",
 )  # fmt: skip
-"""Each one needed."""
+"""Each one needed; DAC_READ_SEARCH for files that were written and closed between checkpoints."""
 
 NATIVE_SIDECARS = (1, 29)
 APP_ARMOR_FIELD = (1, 30)

@@ -18,7 +18,8 @@ MATRIX = [
 ]
 S3 = chart.CHART / "ci" / "s3-values.yaml"
 CAPABILITIES = [
-    "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME", "SETUID", "SETGID", "SETPCAP", "SYS_CHROOT", "DAC_OVERRIDE", "KILL",
+    "SYS_ADMIN", "SYS_PTRACE", "SYS_TIME", "SETUID", "SETGID", "SETPCAP", "SYS_CHROOT", "DAC_OVERRIDE",
+    "DAC_READ_SEARCH", "KILL",
 ]  # fmt: skip
 
 

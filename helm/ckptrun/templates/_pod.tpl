@@ -235,7 +235,7 @@ runAsGroup: 0
 runAsNonRoot: false
 capabilities:
   drop: [ALL]
-  add: [SYS_ADMIN, SYS_PTRACE, SYS_TIME, SETUID, SETGID, SETPCAP, SYS_CHROOT, DAC_OVERRIDE, KILL]
+  add: [SYS_ADMIN, SYS_PTRACE, SYS_TIME, SETUID, SETGID, SETPCAP, SYS_CHROOT, DAC_OVERRIDE, DAC_READ_SEARCH, KILL]
 seccompProfile: {type: Unconfined}
 {{- if include "ckptrun.since" (list . "1.30") }}
 appArmorProfile: {type: Unconfined}
