@@ -159,11 +159,10 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(JOBS)!r})
 import count
-value = ""
+value, log = "", open("log.txt", "a")
 for step in range(1, {STEPS} + 1):
     value = count.link(value, step)
-    with open("log.txt", "a") as log:
-        log.write(f"{{step}} {{value}}\\n")
+    print(step, value, file=log, flush=True)
     while step >= 40 and Path("hold").exists():
         time.sleep(0.01)
     if step == 80 and Path("greed").exists():
