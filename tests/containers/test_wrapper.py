@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,8 @@ NO_CAPABILITY = "0000000000000000"
 
 
 @pytest.fixture
-def wrapped(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Wrapped]:
-    made = Wrapped(podman, base_image, tmp_path)
+def wrapped(podman: Podman, ckptrun_image: str, tmp_path: Path) -> Iterator[Wrapped]:
+    made = Wrapped(podman, ckptrun_image, tmp_path)
     made.hold()
     yield made
     made.close()
@@ -140,7 +139,7 @@ def test_the_job_sees_what_its_container_shows_and_no_more(wrapped: Wrapped):
     """The capsule's fresh /proc has the container's masks on it, its /dev/shm the container's limit."""
     flags = ("--shm-size=7m",)
     plain = wrapped.podman.run_container(
-        wrapped.image, "python3", "-c", LOOKING, security=security(), flags=flags
+        wrapped.image, "-c", LOOKING, entrypoint="python3", security=security(), flags=flags
     )
     wrapped.containers.append(plain)
     assert plain.wait() == 0, plain.story()
@@ -238,7 +237,7 @@ def test_each_capability_is_needed(wrapped: Wrapped, missing: str):
 
 def test_each_missing_capability_is_named_at_the_start(wrapped: Wrapped):
     container = wrapped.start(*COUNT)
-    ckptrun = f"{sys.executable} -m ckptrun --name other --store file:///store --user {UID} -- true"
+    ckptrun = f"ckptrun --name other --store file:///store --user {UID} -- true"
     loop = f"for c in {' '.join(CAPABILITIES)}; do setpriv --bounding-set -$c {ckptrun}; echo $c $?; done"
     done = container.exec("sh", "-c", loop.replace("-$c ", "-$(echo $c | tr A-Z a-z) "))
     assert done.out.splitlines() == [f"{name} 77" for name in CAPABILITIES]

@@ -37,11 +37,13 @@ CAPABILITIES = (
 """What docs/design/kubernetes.md lists."""
 __all__ = ["count"]
 UID = 1000
-JOBS = REPOSITORY / "tests/e2e/jobs"
-sys.path.append(str(JOBS))
+SOURCES = REPOSITORY / "tests/e2e/jobs"
+JOBS = Path("/jobs")
+"""Where they are in a container: on the way to a checkout there may be folders that are closed to others."""
+sys.path.append(str(SOURCES))
 import count  # noqa: E402 - a job: what it should give is asked of it
 
-CRIU = Path("/var/lib/ckptrun")
+PYTHON = "/opt/ckptrun/bin/python"
 STATE, STORE, WORK = Path("/state"), Path("/store"), Path("/work")
 
 
@@ -76,7 +78,7 @@ class Wrapped:
         how: Security | None = None,
         env: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
-        program: Sequence[str] = ("-m", "ckptrun"),
+        program: Sequence[str] = (),
     ) -> Container:
         """Start a container that runs a job."""
         words = ["--name", NAME, "--store", f"file://{STORE}", "--interval", "off", "--user", str(UID)]
@@ -90,23 +92,19 @@ class Wrapped:
         how: Security | None = None,
         env: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
-        program: Sequence[str] = ("-m", "ckptrun"),
+        program: Sequence[str] = (),
         workdir: Path = WORK,
     ) -> Container:
-        """Start a container whose entry point is ckptrun with `words`."""
+        """Start a container whose entry point is ckptrun with `words`; `program` are a Python's words in its place."""
         container = self.podman.run_container(
             self.image,
-            *(sys.executable, *program),
+            *program,
             *words,
             security=how or security(),
-            env={
-                "XDG_STATE_HOME": str(STATE),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONPATH": str(REPOSITORY),
-                **(env or {}),
-            },
+            env={"XDG_STATE_HOME": str(STATE), **(env or {})},
+            entrypoint=PYTHON if program else None,
             volumes=[
-                *((place, str(place), "ro") for place in self._installed()),
+                (SOURCES, str(JOBS), "ro"),
                 *((self.folder / place.name, str(place), "rw") for place in (STATE, STORE, WORK)),
             ],
             workdir=str(workdir),
@@ -115,14 +113,10 @@ class Wrapped:
         self.containers.append(container)
         return container
 
-    def _installed(self) -> list[Path]:
-        """Return the folders of this tree and its interpreter, which are the same inside."""
-        return sorted({Path(sys.base_prefix), Path(sys.prefix), REPOSITORY, CRIU})
-
     def ask(self, container: Container, *words: str, check: bool = True) -> Any:
         """Run another command of ckptrun's in a container, as ``kubectl exec`` would."""
         command, *rest = words
-        argv = (sys.executable, "-m", "ckptrun", command, NAME, "--store", f"file://{STORE}", *rest)
+        argv = ("ckptrun", command, NAME, "--store", f"file://{STORE}", *rest)
         return container.exec(*argv, check=check)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
