@@ -21,7 +21,7 @@ $(shell rm -rf $(VENV))
 endif
 endif
 
-.PHONY: help setup demo test test-quick zoo check bench image clean
+.PHONY: apiserver help setup demo test test-quick zoo check bench image clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -104,6 +104,11 @@ helm: $(VENV)/.installed
 chart: setup helm ## what is made from the chart's values and templates, made anew
 	@$(PY) helm/generate.py
 	CKPTRUN_UPDATE_GOLDEN=1 $(PYTEST) tests/helm
+
+.kubernetes/kube-apiserver: tests/kube/build.sh
+	@tests/kube/build.sh .kubernetes
+
+apiserver: .kubernetes/kube-apiserver ## a real Kubernetes API server for the tests, built from Debian's sources in some ten minutes
 
 test: setup test-packages helm $(ZOO)/.quick ## the test suite
 	@$(PYTEST) --ignore=tests/bench

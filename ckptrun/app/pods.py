@@ -28,7 +28,8 @@ def attach(settings: RunSettings, shell: Shell, diary: EventLog, speaker: Speake
     """
     if settings.pod is None:
         return lambda: None
-    from ckptrun.kube.link import Hands, Link  # noqa: PLC0415 -- for pods alone
+    from ckptrun.kube.duties import Hands  # noqa: PLC0415 -- for pods alone
+    from ckptrun.kube.link import Link  # noqa: PLC0415 -- likewise
 
     def foresee(why: str, stop_likely: bool) -> None:
         def expect() -> None:

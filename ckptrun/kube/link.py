@@ -10,18 +10,20 @@ import queue
 import random
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptrun.errors import CkptrunError
 from ckptrun.kube.access import find_access
+from ckptrun.kube.duties import Idle
+from ckptrun.kube.rights import BEING_TERMINATED, missing
 from ckptrun.kube.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ckptrun.kube.access import Access
-    from ckptrun.kube.api import Api, ApiError
+    from ckptrun.kube.api import ApiError
+    from ckptrun.kube.duties import Duty, Hands
     from ckptrun.settings.pod import Pod
 
 QUEUE_LIMIT = 256
@@ -30,45 +32,9 @@ CLOSE_SECONDS = 3.0
 """What the end of a run may wait for its last words."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before a server that does not answer is asked again: doubled each time."""
-TERMINATED = "being terminated"
-"""In the message of a refusal that is none of rights: the namespace is being deleted."""
 NEVER = float("inf")
 
 Task: TypeAlias = "Callable[[], None]"
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """What the thread does to the run; none of it blocks, and any thread may call it.
-
-    Args:
-        tell: says a sentence to the user.
-        detail: says one to a curious user.
-        ask: has a checkpoint taken, and calls back with its id, or with the error.
-        foresee: has a checkpoint taken because the machine may soon be gone, for a reason; True if the run's own stop
-            is likely to come first.
-    """
-
-    tell: Callable[[str], None]
-    detail: Callable[[str], None]
-    ask: Callable[[Callable[[str | None, str | None], None]], None]
-    foresee: Callable[[str, bool], None]
-
-
-class Duty(Protocol):
-    """Something that is written from time to time; times in seconds since the epoch."""
-
-    def due(self) -> float:
-        """Return when there is something to write."""
-
-    def work(self, api: Api) -> None:
-        """Write one thing, with few requests; raises ApiError."""
-
-    def hurry(self) -> None:
-        """The run ends: what is to be written is due now."""
-
-    def refused(self, verb: str) -> bool:
-        """The right to do this is missing; return whether there is anything to do without it."""
 
 
 class Link:
@@ -233,10 +199,10 @@ class Link:
 
     def _failed(self, error: ApiError, duty: Duty) -> None:
         if error.status == 403:  # forbidden
-            if TERMINATED not in error.message:
+            if BEING_TERMINATED not in error.message:
                 self._refused(error)
             if not duty.refused(error.verb):
-                self._duties = [other for other in self._duties if other is not duty] or [_Idle()]
+                self._duties = [other for other in self._duties if other is not duty] or [Idle()]
         elif error.passing:
             self._once(
                 "no answer",
@@ -255,16 +221,8 @@ class Link:
         if key in self._forbidden:
             return
         self._forbidden.add(key)
-        resource, _, group = error.kind.partition(".")
-        lost = _LOST.get(resource, "that")
-        text = (
-            f"the service account {self._pod.service_account or 'of this pod'} may not {error.verb} {resource}: "
-            f"{lost}; "
-            f'to have it, give its Role the rule apiGroups: ["{group}"], resources: ["{resource}"], verbs: '
-            f'["{error.verb}"] in namespace {self._pod.namespace}'
-        )
-        say = self._hands.detail if resource == "nodes" else self._hands.tell  # few clusters grant that one
-        say(text)
+        say = self._hands.detail if error.kind == "nodes" else self._hands.tell  # few clusters grant that one
+        say(missing(self._pod, error.verb, error.kind))
 
     def _once(self, key: str, text: str) -> None:
         if key not in self._said:
@@ -321,30 +279,3 @@ class Link:
     def _answered(self, wish: str, checkpoint: str | None, error: str | None) -> None:
         self._story.answered(wish, checkpoint, error)
         self._face.hurry()
-
-
-class _Idle:
-    """Nothing to do."""
-
-    def due(self) -> float:
-        """Never."""
-        return NEVER
-
-    def work(self, api: Api) -> None:
-        """Never called."""
-
-    def hurry(self) -> None:
-        """Nothing waits."""
-
-    def refused(self, verb: str) -> bool:  # noqa: ARG002 -- nothing was asked for
-        """Never called."""
-        return True
-
-
-_LOST = {
-    "events": "it gets no Events",
-    "pods": "annotations and evictions are not noticed",
-    "pods/status": "it gets no conditions and annotations",
-    "leases": "no Lease says who writes the lineage",
-    "nodes": "a drain is noticed only when the pod is evicted",
-}

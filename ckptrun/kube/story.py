@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ckptrun.core.events import JOB_ENDED
 from ckptrun.kube.objects import Condition, Notice
 from ckptrun.settings.units import format_duration, format_size
 
@@ -179,7 +180,7 @@ class Story:
         return []
 
 
-_NO_FAULT = frozenset({"the run has ended", "the run is stopping", "the job ended", "the job has ended"})
+_NO_FAULT = frozenset({"the run has ended", "the run is stopping", "the lineage was taken over", JOB_ENDED})
 """Why a checkpoint that was begun is not wanted any more: nobody need look."""
 
 

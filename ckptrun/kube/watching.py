@@ -64,6 +64,7 @@ class Watcher:
         while not self._closed.is_set():
             try:
                 self._watch_once(api)
+                self._pause = FIRST_PAUSE
             except ApiError as error:
                 if error.status == GONE:
                     self._version = ""

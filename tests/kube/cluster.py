@@ -1,6 +1,7 @@
 """A cluster for tests: a stand-in for the API server, or a real one, and what an administrator and a kubelet do there.
 
-CKPTRUN_TEST_KUBERNETES names a folder with the programs kube-apiserver and etcd: then every test runs against both.
+``make apiserver`` puts the programs kube-apiserver and etcd into ``.kubernetes`` (CKPTRUN_TEST_KUBERNETES names another
+folder): then every test runs against both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 NAMESPACE, ACCOUNT, NODE = "team", "trainer", "node-1"
 USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
-REAL = "CKPTRUN_TEST_KUBERNETES"
+PROGRAMS = Path(os.environ.get("CKPTRUN_TEST_KUBERNETES") or Path(__file__).parents[2] / ".kubernetes")
 ALL_RULES = [*ROLE_RULES, *CLUSTER_ROLE_RULES]
 
 
@@ -306,12 +307,12 @@ class Real(Cluster):
 
 def kinds() -> list[str]:
     """Return which clusters can be had here."""
-    return [StandIn.name, *([Real.name] if os.environ.get(REAL) else [])]
+    return [StandIn.name, *([Real.name] if PROGRAMS.is_dir() else [])]
 
 
 def make(kind: str, folder: Path) -> Cluster:
     """Return a cluster of this kind, not started."""
-    return StandIn(folder) if kind == StandIn.name else Real(folder, Path(os.environ[REAL]))
+    return StandIn(folder) if kind == StandIn.name else Real(folder, PROGRAMS)
 
 
 def until(what: str, condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+NOWHERE = "bucket"
 LOOP = (sys.executable, "-c", "import time\nwhile True:\n    time.sleep(0.05)\n")
 
 
@@ -133,6 +134,15 @@ def test_a_run_that_cannot_begin_says_why_in_its_pods_events(in_pod: Lab, pod: c
     assert len(pod.events()) == 2
 
 
+def test_a_store_that_cannot_be_used_is_told_of_while_the_job_runs(in_pod: Lab, pod: clusters.Pod):
+    in_pod.store = f"s3://{NOWHERE}/x"
+    in_pod.options = ("--no-encryption", "--s3-endpoint-url", "http://127.0.0.1:1", "--interval", "off")
+    run = in_pod.start(*LOOP)
+    assert NOWHERE in reason(pod, "StoreUnusable")
+    clusters.until("condition", lambda: pod.conditions.get(CHECKPOINTED, {}).get("status") == "False")
+    run.kill_supervisor()
+
+
 def test_a_pod_that_finds_its_lineage_held_says_by_whom(
     in_pod: Lab, pod: clusters.Pod, tmp_path: Path, cluster: clusters.Cluster
 ):
@@ -141,11 +151,17 @@ def test_a_pod_that_finds_its_lineage_held_says_by_whom(
     clusters.until("lease", cluster.leases)
     other = cluster.add_pod("train-fghij")
     with Lab(tmp_path / "other", store=in_pod.store, name=in_pod.name, environment=other.environ) as second:
+        second.work = in_pod.work
         result = second.start(*LOOP).wait()
         assert result.code == 79
         assert f"pod train-abcde ({pod.uid}) on node node-1" in result.err
-    assert "pod train-abcde" in reason(other, "LineageHeld")
-    run.kill_supervisor()
+        assert "pod train-abcde" in reason(other, "LineageHeld")
+        second.options = ("--take-over", "--interval", "off")
+        after = second.start(*LOOP)
+        assert run.wait().code == 79
+        assert "was taken over" in reason(pod, "Fenced")
+        after.until("lease", lambda: cluster.leases()[0]["spec"].get("holderIdentity") == other.uid)
+        after.kill_supervisor()
 
 
 def test_a_sidecar_tells_of_the_job_beside_it(pod: clusters.Pod):

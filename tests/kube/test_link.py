@@ -10,7 +10,8 @@ import pytest
 from cluster import ALL_RULES, NODE, USER, until
 
 from ckptrun.kube import board, link, watching
-from ckptrun.kube.link import QUEUE_LIMIT, Hands, Link
+from ckptrun.kube.duties import Hands
+from ckptrun.kube.link import QUEUE_LIMIT, Link
 from ckptrun.kube.story import CHECKPOINTED, LAST
 from ckptrun.kube.wishes import NOW
 from ckptrun.settings import find_pod
