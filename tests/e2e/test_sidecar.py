@@ -194,3 +194,30 @@ def test_every_kind_of_file_of_the_jobs_is_brought_back(pod: Pod) -> None:
     ended = job.wait()
     assert (ended.code, ended.out, ended.err) == (0, f"kept {[(UID, UID)] * 3}\n", "")
     assert "cannot" not in sidecar.wait().err
+
+
+def test_the_command_is_looked_for_in_the_jobs_container(pod: Pod) -> None:
+    """Neither is in the sidecar: the volume lies elsewhere there."""
+    script = pod.volume / "only-there"
+    script.write_text("#!/bin/sh\necho here\n")
+    script.chmod(0o755)
+    sidecar = pod.sidecar(*QUIET)
+    missing = pod.job("./nowhere").wait()
+    assert missing.code == 127
+    sidecar.says("there is no command ./nowhere")
+    found = pod.job("./only-there").wait()
+    assert (found.code, found.out) == (0, "here\n")
+
+
+def test_a_changed_script_is_noticed_in_the_jobs_container(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET)
+    job = pod.job(*COMMAND)
+    pod.lines(5)
+    pod.status()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait().code == 75
+    with (pod.volume / "count.py").open("a") as file:
+        file.write("# changed\n")
+    assert pod.job(*COMMAND).wait().code == 78
+    sidecar.says("count.py")
+    sidecar.says("--resume")
