@@ -71,7 +71,7 @@ def test_job_container_keeps_the_restricted_profile_and_sees_nothing_of_ckptruns
 
 
 @pytest.mark.parametrize("mode", ["sidecar", "wrapper"])
-def test_container_that_checkpoints_has_the_nine_capabilities_and_no_more(mode: str):
+def test_container_that_checkpoints_has_the_capabilities_it_needs_and_no_more(mode: str):
     spec = chart.pod_spec(chart.workload(chart.rendered("-f", str(S3), "--set", f"mode={mode}")))
     capable = spec["initContainers"][1] if mode == "sidecar" else spec["containers"][0]
     rights = capable["securityContext"]
