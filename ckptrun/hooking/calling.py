@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ckptrun.core.model import Json
-    from ckptrun.hooking.contract import Hook, Occasion, Result, Surroundings
+    from ckptrun.hooking.contract import Hook, Occasion, Surroundings
     from ckptrun.hooking.messages import Round
     from ckptrun.hooking.notes import Notes
+    from ckptrun.hooking.result import Result
     from ckptrun.hooking.staying import Staying
 
 RETRY_SECONDS = 1.0

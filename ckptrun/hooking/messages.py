@@ -15,7 +15,8 @@ from ckptrun.hooking.contract import Outcome
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ckptrun.hooking.contract import Message, Result
+    from ckptrun.hooking.contract import Message
+    from ckptrun.hooking.result import Result
 
 MOST = 1000
 MOST_BYTES = 1 << 20

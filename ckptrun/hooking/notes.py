@@ -10,7 +10,8 @@ from ckptrun.hooking.contract import Outcome, Phase
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptrun.hooking.contract import Hook, Occasion, Result
+    from ckptrun.hooking.contract import Hook, Occasion
+    from ckptrun.hooking.result import Result
 
 STDERR_LINES = 20
 """Lines of standard error that an event holds."""

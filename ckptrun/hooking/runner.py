@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptrun.core.restart import describe
-from ckptrun.hooking.contract import Outcome, Result
+from ckptrun.hooking.contract import Outcome
 from ckptrun.hooking.pipes import STDOUT_BYTES, Piped
+from ckptrun.hooking.result import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

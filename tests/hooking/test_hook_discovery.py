@@ -14,7 +14,8 @@ from hookkit import AFTER, BEFORE, Parts, script
 
 from ckptrun.errors import ConfigurationError, HookError
 from ckptrun.hooking import discovery, options
-from ckptrun.hooking.contract import Phase, Policy, Result
+from ckptrun.hooking.contract import Phase, Policy
+from ckptrun.hooking.result import Result
 from ckptrun.hooking.spec import gathered, parse
 
 if TYPE_CHECKING:
