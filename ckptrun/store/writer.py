@@ -13,10 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.model import CheckpointRecord, RunState
-from ckptrun.core.retention import expired
 from ckptrun.errors import ConfigurationError, StoreError
-from ckptrun.store import lease
-from ckptrun.store.api import Head, Prepared, RunInfo, Tombstone
+from ckptrun.store import headchanges, lease
+from ckptrun.store.api import Head, Prepared, RunInfo
 from ckptrun.store.headqueue import HeadQueue
 from ckptrun.store.kept import KeptContents
 from ckptrun.store.knowledge import build_index, packs_of
@@ -24,7 +23,7 @@ from ckptrun.store.packing import Packer, PackNames
 from ckptrun.store.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ckptrun.core.model import Snapshot, Source
     from ckptrun.core.retention import Keep
@@ -98,7 +97,7 @@ class Writer:
         with self._put_lock:
             head = self._queue.head()
             index = self._known(head)
-            index.distrust(_unusable(head))
+            index.distrust(headchanges.unusable(head))
             record = CheckpointRecord(
                 snapshot.id,
                 self._next_seq,
@@ -135,22 +134,34 @@ class Writer:
             FencedError: another writer has taken over.
             StoreError: it is not known to count.
         """
-        return self._commit(prepared, lambda head, record: self._committed(head, record, keep))
+        return self._commit(
+            prepared,
+            lambda head, record: headchanges.with_checkpoint(
+                self._renewed(head), record, keep, self._packs, self._clock()
+            ),
+        )
 
     def keep_state(self, prepared: Prepared) -> CheckpointRecord:
         """Make a state count that was stored like a checkpoint, without images; raises as `commit`."""
-        return self._commit(prepared, self._with_state)
+        return self._commit(
+            prepared,
+            lambda head, record: headchanges.with_state(
+                self._renewed(head), record, self._packs, self._clock()
+            ),
+        )
 
     def _commit(
         self, prepared: Prepared, change: Callable[[Head, CheckpointRecord], Head]
     ) -> CheckpointRecord:
         while True:
-            self._learn_packs(_referring(self._queue.head()))
+            self._learn_packs(headchanges.referring(self._queue.head()))
             self._packs[prepared.record.id] = prepared.packs
             record = replace(prepared.record, committed=self._clock())
             packs = prepared.packs
             if self._queue.change(
-                lambda head, p=packs, r=record: change(head, r) if p.isdisjoint(_unusable(head)) else None  # type: ignore[misc]
+                lambda head, p=packs, r=record: (
+                    change(head, r) if p.isdisjoint(headchanges.unusable(head)) else None
+                )  # type: ignore[misc]
             ):
                 return record
             stale = prepared.manifest
@@ -185,7 +196,7 @@ class Writer:
     def set_aside(self, record_ids: Iterable[str]) -> None:
         """Have no run go on from checkpoints unasked; one may still be on its way. FencedError, StoreError."""
         ids = tuple(record_ids)
-        self._queue.change(lambda head: _aside(self._renewed(head), (*head.run.set_aside, *ids)))
+        self._queue.change(lambda head: headchanges.aside(self._renewed(head), (*head.run.set_aside, *ids)))
 
     def go_on_from(self, record_id: str) -> None:
         """Set aside what is newer than a checkpoint, and that one no more: the job is put back to it.
@@ -204,16 +215,18 @@ class Writer:
         """
         ids = frozenset(record_ids)
         head = self._queue.head()
-        self._learn_packs(_referring(head))
+        self._learn_packs(headchanges.referring(head))
         gone = [record for record in head.checkpoints if record.id in ids]
         if not gone:
             return
         for record in gone:
             log.warning("checkpoint %s of lineage %s is dropped: %s", record.id, self._access.name, reason)
-        self._queue.change(lambda head: self._dropped(head, ids, distrust=True))
+        self._queue.change(
+            lambda head: headchanges.without(head, ids, self._packs, self._clock(), distrust=True)
+        )
         with self._put_lock:
             if self._index is not None:
-                self._index.distrust(_unusable(self._queue.head()))
+                self._index.distrust(headchanges.unusable(self._queue.head()))
                 if any(self._packs.get(record.id) is None for record in gone):
                     self._index.distrust(self._index.sizes)  # which packs it used is not known: trust none
 
@@ -234,62 +247,13 @@ class Writer:
     def _renewed(self, head: Head) -> Head:
         return replace(head, lease_until_hint=self._clock() + lease.LEASE_SECONDS)
 
-    def _committed(self, head: Head, record: CheckpointRecord, keep: Keep) -> Head:
-        """Return HEAD with a checkpoint, and with none of those that expire."""
-        others = (other for other in head.checkpoints if other.id != record.id)
-        records = tuple(sorted((record, *others), key=lambda r: -r.seq))
-        older = (head.state,) if head.state and head.state.seq < record.seq else ()
-        state = None if older else head.state
-        head = replace(self._renewed(head), checkpoints=records, seq=max(head.seq, record.seq), state=state)
-        return self._dropped(head, {old.id for old in expired(records, keep)}, older, distrust=False)
-
     def stands_at(self, record_id: str) -> bool:
         """Whether `go_on_from` would change nothing, as is known without asking the store. FencedError."""
         return self._gone_back(self._queue.head(), record_id) is None
 
     def _gone_back(self, head: Head, record_id: str) -> Head | None:
-        """Return HEAD as it is once the job is put back to a checkpoint; None if it stays as it is."""
-        seq = next((record.seq for record in head.checkpoints if record.id == record_id), None)
-        if seq is None:  # in local memory only: what is in the store is older
-            return None
-        newer = (record.id for record in head.checkpoints if record.seq > seq)
-        others = (other for other in head.run.set_aside if other != record_id)
-        changed = _aside(self._renewed(head), (*others, *newer))
-        return None if set(changed.run.set_aside) == set(head.run.set_aside) else changed
-
-    def _with_state(self, head: Head, record: CheckpointRecord) -> Head:
-        """Return HEAD with a state, instead of the one that it has."""
-        old = (head.state,) if head.state else ()
-        head = replace(self._renewed(head), seq=max(head.seq, record.seq), state=record)
-        return self._dropped(head, (), old, distrust=False)
-
-    def _dropped(
-        self, head: Head, ids: Collection[str], gone: Iterable[CheckpointRecord] = (), *, distrust: bool
-    ) -> Head:
-        """Return HEAD without checkpoints; packs that nothing refers to any more get tombstones.
-
-        Args:
-            head: as it is.
-            ids: of the checkpoints to drop.
-            gone: what is not in HEAD any more already.
-            distrust: whether their packs are suspect.
-        """
-        dropped = [*gone, *(record for record in head.checkpoints if record.id in ids)]
-        head = replace(head, checkpoints=tuple(r for r in head.checkpoints if r.id not in ids))
-        kept = _referring(head)
-        going = _union(self._packs.get(record.id) for record in dropped)
-        suspect = {*head.suspect, *(going if distrust else ())}
-        unused: frozenset[str] = frozenset()
-        if all(self._packs.get(record.id) is not None for record in kept):
-            used = _union(self._packs[record.id] for record in kept)
-            unused, suspect = going - used, suspect & used
-        # else: what an unreadable manifest refers to is not known, so nothing is buried
-        known = {tombstone.pack for tombstone in head.tombstones}
-        now = self._clock()
-        new = tuple(Tombstone(pack, now) for pack in sorted(unused - known))
-        ids = {record.id for record in dropped}
-        head = _aside(head, (one for one in head.run.set_aside if one not in ids))
-        return replace(head, tombstones=(*head.tombstones, *new), suspect=tuple(sorted(suspect)))
+        changed = headchanges.gone_back(head, record_id)
+        return None if changed is None else self._renewed(changed)
 
     def _known(self, head: Head) -> ChunkIndex:
         if self._index is None:
@@ -311,20 +275,3 @@ class Writer:
 def interrupted(run: RunInfo) -> RunInfo:
     """Return the record of a run whose writer is gone."""
     return replace(run, state=RunState.INTERRUPTED) if run.state is RunState.RUNNING else run
-
-
-def _aside(head: Head, record_ids: Iterable[str]) -> Head:
-    return replace(head, run=replace(head.run, set_aside=tuple(dict.fromkeys(record_ids))))
-
-
-def _referring(head: Head) -> tuple[CheckpointRecord, ...]:
-    """Return what refers to packs: the checkpoints, and the state."""
-    return (*head.checkpoints, head.state) if head.state else head.checkpoints
-
-
-def _unusable(head: Head) -> set[str]:
-    return {tombstone.pack for tombstone in head.tombstones} | set(head.suspect)
-
-
-def _union(sets: Iterable[frozenset[str] | None]) -> frozenset[str]:
-    return frozenset().union(*(packs for packs in sets if packs is not None))
