@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from cluster import Cluster, Pod, StandIn
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = {"event": "checkpoint-committed", "id": "c1", "seq": 4, "time": "2026-01-01T00:00:00.000Z"}
 
 
