@@ -120,6 +120,36 @@ with socket.socket(socket.AF_UNIX) as calling:
 shared.unlink()
 print("fine")
 """
+CLOSING = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(JOBS)!r})
+import count
+value = ""
+for step in range(1, {STEPS} + 1):
+    value = count.link(value, step)
+    with open("log.txt", "a") as log:
+        print(step, value, file=log)
+    Path(f"parts-{{step % 7}}").write_text(value)
+    while step == {STEPS} and Path("hold").exists():
+        time.sleep(0.01)
+    time.sleep(0.02)
+print(f"result {STEPS} {{value}}")
+"""
+
+
+def test_files_that_were_written_and_closed_come_back_where_handles_may_be_opened(wrapped: Wrapped):
+    container = wrapped.start("python3", "-c", CLOSING, how=security(more=("DAC_READ_SEARCH",)))
+    container.until("steps", lambda: len(wrapped.lines()) >= 20)
+    wrapped.checkpoint(container)
+    at = len(wrapped.lines())
+    container.until("more steps", lambda: len(wrapped.lines()) >= at + 5)
+    wrapped.restored_after(container, lambda: kill(wrapped.job(container)))
+    expect_exact(wrapped, container)
+    assert "cannot be" not in container.err
+    assert {path.stat().st_uid for path in wrapped.work.glob("parts-*")} == {UID}
+
+
 LOOKING = """
 import os, pathlib
 def tried(work):
