@@ -57,14 +57,9 @@ def receive(connection: socket.socket, pid: int, version: str) -> Hello:
 
     Raises:
         ConfigurationError: it is none, or the shim is of another protocol than ckptrun `version`.
-        OSError: the peer is gone, or its job has just ended: it will connect again.
+        OSError: the peer is gone, or says nothing, or its job has just ended: a shim will connect again.
     """
-    try:
-        message, fds, flags, _ = socket.recv_fds(connection, _MESSAGE, _MOST_FDS)
-    except TimeoutError as error:
-        raise ConfigurationError(
-            f"process {pid} connected to the sidecar and said nothing", hint=_NOT_OURS
-        ) from error
+    message, fds, flags, _ = socket.recv_fds(connection, _MESSAGE, _MOST_FDS)
     if not message:
         raise OSError(0, "it is gone again")
     try:

@@ -37,6 +37,7 @@ START_SECONDS = 30.0
 """What a shim may take to raise the PIDs and start the job root."""
 HELLO_SECONDS = 5.0
 """What a connection may take to say who it is."""
+PAUSE_SECONDS = 0.1
 _MESSAGE = 4096
 _REFUSAL = 1000
 """Bytes of it that a shim takes."""
@@ -248,6 +249,7 @@ class ShimListener:
         self._version = version
         self._refused = refused
         self._serving: Shim | None = None
+        self._closed = threading.Event()
         self._shims: queue.SimpleQueue[Shim | None] = queue.SimpleQueue()
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -265,24 +267,32 @@ class ShimListener:
 
     def close(self) -> None:
         """Listen no more; the shim that is served keeps its connection."""
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._path.unlink(missing_ok=True)
         self._shims.put(None)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError), self._socket:
-            while True:
-                connection, _ = self._socket.accept()
+        with self._socket:
+            while not self._closed.is_set():
                 try:
-                    shim = self._greet(connection)
-                except ConfigurationError as error:
-                    self._refuse(connection, error)
+                    connection, _ = self._socket.accept()
                 except OSError:
-                    connection.close()  # gone again
-                else:
-                    self._serving = shim
-                    self._shims.put(shim)
+                    self._closed.wait(PAUSE_SECONDS)  # closed, or no descriptor is left for now
+                    continue
+                self._meet(connection)
+
+    def _meet(self, connection: socket.socket) -> None:
+        try:
+            shim = self._greet(connection)
+        except ConfigurationError as error:
+            self._refuse(connection, error)
+        except OSError:
+            connection.close()  # gone again, or too slow: a shim comes back
+        else:
+            self._serving = shim
+            self._shims.put(shim)
 
     def _greet(self, connection: socket.socket) -> Shim:
         pid = hello.peer(connection)
@@ -290,7 +300,12 @@ class ShimListener:
         connection.settimeout(HELLO_SECONDS)
         said = hello.receive(connection, pid, self._version)
         connection.settimeout(None)
-        return Shim(connection, pid, said)
+        try:
+            return Shim(connection, pid, said)
+        except OSError:
+            for fd in (*said.stdio, *said.kept.values()):
+                os.close(fd)
+            raise
 
     def _admit(self, pid: int) -> None:
         """Raise ConfigurationError if this process is not to be served."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+import psutil
 from live import wait_until
 from support.processes import PATIENCE, die_with_parent
 
@@ -51,7 +52,7 @@ class Sidecar:
     def take(self) -> Shim:
         """Wait for the shim and serve it."""
         shim = self.listener.wait(PATIENCE)
-        assert shim is not None, f"no shim came: {self.refusals}"
+        assert shim is not None, f"no shim came: {self.refusals}, {_children()}"
         self.shim = shim
         shim.on_exit(lambda pid, status: self.exits.append((pid, status)))
         shim.serve(ShimCallbacks(self.signals.append, lambda: self.lost.append(True)))
@@ -80,6 +81,12 @@ class Sidecar:
         wait_until(self.shim.ended.is_set, what="the connection's end")
         for fd in (*self.shim.hello.stdio, *self.shim.hello.kept.values()):
             os.close(fd)
+
+
+def _children() -> list[str]:
+    """Return what runs below the tests, for failures."""
+    below = psutil.Process().children(recursive=True)
+    return [f"{one.pid} {one.status()} {one.name()} {one.num_fds()}" for one in below if one.is_running()]
 
 
 class Started:
