@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from podman import OWNER, RESTRICTED, Security, images_locked
+from images import images_locked
+from podman import OWNER, RESTRICTED, Security
 from support.run import REPOSITORY
 from wrapping import CAPABILITIES, status
 
