@@ -78,6 +78,7 @@ test-packages: image-packages
 	command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 	command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 	command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
+	command -v catatonit >/dev/null || missing+=(catatonit) # the first process of a pod of podman's own
 	command -v busybox >/dev/null || missing+=(busybox-static)
 	command -v slurmctld >/dev/null || missing+=(slurmctld)
 	command -v slurmd >/dev/null || missing+=(slurmd)
