@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from podman import SHM, SHM_BYTES
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
@@ -60,12 +62,16 @@ class Pod:
         )
         self.name = self.infra.name
         self._host_network = host_network
+        self._shm = self.empty_dir(".shm", SHM_BYTES)
 
     def run(self, image: str, *command: str, flags: Sequence[str] = (), **options: Any) -> Container:
         """Start a container in the pod; what it takes is as for `Podman.run_container`."""
         shared = [f"--ipc=container:{self.infra.id}", f"--uts=container:{self.infra.id}", *self._placed]
         if self.share_pid:
             shared.append(f"--pid=container:{self.infra.id}")
+        volumes = options.get("volumes", ())
+        if all(target != SHM for _, target, _ in volumes):
+            options["volumes"] = [*volumes, (self._shm, SHM, "rw")]
         options["network"] = "host" if self._host_network else f"container:{self.infra.id}"
         container = self.podman.run_container(image, *command, flags=(*shared, *flags), **options)
         self.containers.append(container)
