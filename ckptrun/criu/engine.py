@@ -47,7 +47,7 @@ class Place:
     Args:
         criu: the program.
         folder: private, short path, empty: sockets and logs.
-        action: path of the static helper inside the capsule.
+        action: path of the static helper, as it is found inside the capsule.
         unprivileged: pass ``--unprivileged``.
         at_hand: CRIU finds the folder as its working directory, not by its path: see `Program.folder`.
     """

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Callbacks
-    from ckptrun.capsule.helper import Helper
     from ckptrun.capsule.shim import Shim, ShimListener
     from ckptrun.capsule.spec import CapsuleSpec, Identity
 
@@ -130,9 +129,9 @@ class Container:
         """Keep nothing: a job whose sidecar has died is restored, not taken over."""
         return {}
 
-    def action(self, helper: Helper) -> str:
-        """Return the shim's own path: the job cannot write there."""
-        del helper
+    @property
+    def action(self) -> str:
+        """The shim's own path: the job cannot write there."""
         return str(self._shared / "bin" / "ckptrun-shim")
 
     def end(self, code: int) -> None:

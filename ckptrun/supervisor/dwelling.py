@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ckptrun.capsule.capsule import Callbacks
-    from ckptrun.capsule.helper import Helper
     from ckptrun.capsule.spec import CapsuleSpec
     from ckptrun.capsule.visit import Place
 
@@ -28,6 +27,10 @@ class Dwelling(Protocol):
 
     at_hand: bool
     """See `Place.at_hand`."""
+
+    @property
+    def action(self) -> str:
+        """Path, as CRIU finds it, of the helper that acts for it: it has CRIU's rights, so no job may replace it."""
 
     def fresh(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
         """Return what a first incarnation lives in, to be started."""
@@ -51,9 +54,6 @@ class Dwelling(Protocol):
     def keep(self) -> Mapping[str, int]:
         """Return the descriptors that are to outlive this process, by name."""
 
-    def action(self, helper: Helper) -> str:
-        """Return the path, as CRIU finds it, of the helper's that acts for it."""
-
 
 class Here:
     """Capsules in this process's own namespaces.
@@ -63,6 +63,8 @@ class Here:
     """
 
     at_hand = False
+    action = "/proc/1/exe"
+    """Of the capsule's init. The copy under `HIDDEN` lies in a folder of the job's user, who could replace it."""
 
     def __init__(self, place: Place = here) -> None:
         self._place = place
@@ -89,7 +91,3 @@ class Here:
     def keep(self) -> Mapping[str, int]:
         """See `Dwelling.keep`."""
         return {}
-
-    def action(self, helper: Helper) -> str:
-        """See `Dwelling.action`."""
-        return helper.inside_path

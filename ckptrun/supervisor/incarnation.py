@@ -161,9 +161,8 @@ class Incarnation:
 
     def place(self, criu: Criu, folder: Path) -> engine.Place:
         """Return where CRIU works, in a folder of ours."""
-        assert self.helper is not None
         dwelling, unprivileged = self._job.dwelling, self._job.privilege.unprivileged
-        return engine.Place(criu, folder, dwelling.action(self.helper), unprivileged, dwelling.at_hand)
+        return engine.Place(criu, folder, dwelling.action, unprivileged, dwelling.at_hand)
 
     def spawn_criu(self, identity: Identity | None, place: engine.Place) -> Callable[..., Running]:
         """Return a function that starts CRIU, or a helper of its, inside the capsule as `identity`."""

@@ -40,6 +40,21 @@ while pathlib.Path("hold").exists():
     time.sleep(0.02)
 print("done")
 """
+USURPING = """
+import os, pathlib, time
+home = pathlib.Path("/dev/shm/.ckptrun")
+name = next((home / "bin").glob("stub-*")).name
+try:
+    (home / "bin").rename(home / "before")
+    (home / "bin").mkdir()
+    (home / "bin" / name).write_text(f"#!/bin/sh\\ngrep CapEff /proc/self/status > {os.getcwd()}/taken\\n")
+    (home / "bin" / name).chmod(0o755)
+except PermissionError:
+    pass
+pathlib.Path("tried").touch()
+while pathlib.Path("hold").exists():
+    time.sleep(0.02)
+"""
 
 
 @pytest.fixture
@@ -127,6 +142,15 @@ def test_a_program_that_is_root_by_its_mode_is_not_root_here(machine: Lab):
     shutil.copy("/usr/bin/id", program)
     program.chmod(0o4755)
     assert machine.run("./id", "-u", options=("--user", str(UNNAMED))).out == f"{UNNAMED}\n"
+
+
+def test_nothing_that_the_job_puts_in_the_helpers_place_gets_ckptruns_rights(machine: Lab):
+    machine.hold()
+    run = machine.start(sys.executable, "-c", USURPING, options=("--user", str(UNNAMED)))
+    run.until("the job has tried", (machine.work / "tried").exists)
+    machine.ask("checkpoint", "--wait")
+    assert not (machine.work / "taken").exists()
+    assert run.finish().code == 0
 
 
 def test_named_by_the_caller_of_sudo_it_wins(sudo: Lab):
