@@ -208,10 +208,6 @@ class Podman:
         words += [f"--ulimit=nproc={_NPROC}:{_NPROC}", *(security or Security()).flags(), *flags]
         words += [f"--env={key}={value}" for key, value in (env or {}).items()]
         words += [f"--volume={source}:{target}:{how}" for source, target, how in volumes]
-        if security is not None and security.read_only and all(target != SHM for _, target, _ in volumes):
-            words.append(
-                f"--tmpfs={SHM}:rw,mode=1777,size={SHM_BYTES}"
-            )  # later podmans make it read-only too
         words += [f"--entrypoint={json.dumps([entrypoint])}"] if entrypoint else []
         words += [f"--workdir={workdir}"] if workdir else []
         self(*words, image, *command)
