@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 JOB = Path(counting.__file__)
 NAME = f"{chart.NAMESPACE}.{chart.RELEASE}"
-"""The lineage of the chart's Job."""
+"""The lineage of the chart's Job that has no indexes."""
 UID = 1000
 STEPS = 150
 COMMITTED, RESTORED, ENDED = "checkpoint-committed", "job-restored", "job-ended"
@@ -74,6 +74,8 @@ class Release:
         for path in (self.data, self.data / JOB.name):
             os.chown(path, UID, UID)
         self.mode: str = values.get("mode", "sidecar")
+        self.name = f"{NAME}.0" if values.get("kind") == "IndexedJob" else NAME
+        """Of the lineage; that of the first index."""
         self.values = _merged(self._values(server), values)
         self.manifest = self._rendered(folder / "values.yaml")
         self.cluster = Cluster(
@@ -157,7 +159,7 @@ class ChartedPod:
     @property
     def _run_dir(self) -> Path:
         state = self.played.volume("ckptrun") / "state/ckptrun"
-        return run_directory(state, self.release.store, NAME)
+        return run_directory(state, self.release.store, self.release.name)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Return the diary, or its events of these names."""
@@ -202,7 +204,8 @@ class ChartedPod:
         self.until("a job", self.job)
         before = max(map(step_of, self.out), default=0)
         committed = len(self.events(COMMITTED))
-        done = self.played.container(self.agent).exec("ckptrun", "checkpoint", NAME, "--wait", check=False)
+        command = ("ckptrun", "checkpoint", self.release.name, "--wait")
+        done = self.played.container(self.agent).exec(*command, check=False)
         assert done.code == 0, f"{done.err}\n{self.played.story()}\n{self.story()}"
         assert len(self.events(COMMITTED)) > committed
         return before

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from charted import Release
-from images import BUILD_SECONDS, TEST_IMAGE, forget_old_images, images_locked, sources_digest
+from images import made_base, made_image
 from kubelet import Kubelet
 from podman import Podman, why_not
 from pods import Pod
-from support.run import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,20 +29,13 @@ def podman() -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def base_image(podman: Podman) -> str:
     """Debian with Python; made once on a machine, and kept."""
-    with images_locked():
-        return podman.enter(sys.executable, REPOSITORY / "image/base.py").out.strip()
+    return made_base(podman)
 
 
 @pytest.fixture(scope="session")
 def ckptrun_image(podman: Podman, base_image: str) -> str:
     """The image of this checkout, as `make image` builds it; made once for each state of the sources."""
-    tag = f"{TEST_IMAGE}:{sources_digest()}"
-    with images_locked():
-        if not podman.has_image(tag):
-            build = ("image/build.py", "--base", base_image, "--tag", tag)
-            podman.enter(sys.executable, REPOSITORY / build[0], *build[1:], timeout=BUILD_SECONDS)
-            forget_old_images(podman, tag)
-    return tag
+    return made_image(podman, base_image)
 
 
 class MakePod(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,23 @@ def sources_digest() -> str:
             if path.is_file() and not _NOT_SOURCES & set(path.parts[len(REPOSITORY.parts) :]):
                 digest.update(f"{path.relative_to(REPOSITORY)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def made_base(podman: Podman) -> str:
+    """Return the name of an image of Debian with Python; made once on a machine, and kept."""
+    with images_locked():
+        return podman.enter(sys.executable, REPOSITORY / "image/base.py").out.strip()
+
+
+def made_image(podman: Podman, base_image: str) -> str:
+    """Return the name of this checkout's image, as `make image` builds it; made once for each state of the sources."""
+    tag = f"{TEST_IMAGE}:{sources_digest()}"
+    with images_locked():
+        if not podman.has_image(tag):
+            build = ("image/build.py", "--base", base_image, "--tag", tag)
+            podman.enter(sys.executable, REPOSITORY / build[0], *build[1:], timeout=BUILD_SECONDS)
+            forget_old_images(podman, tag)
+    return tag
 
 
 def forget_old_images(podman: Podman, tag: str) -> None:

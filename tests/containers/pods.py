@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 from podman import SHM, SHM_BYTES
@@ -95,6 +96,16 @@ class Pod:
         """Have a port of the pod's loopback lead to the same port of this machine's."""
         if not self._host_network:
             self._forwards.append(self.podman.forward(self.infra, port))
+
+    def cut_off(self) -> None:
+        """Have nothing come through from what is forwarded, until `connect`: a network that drops what is sent."""
+        for process in self._forwards:
+            process.send_signal(signal.SIGSTOP)
+
+    def connect(self) -> None:
+        """Undo `cut_off`; what was sent meanwhile arrives."""
+        for process in self._forwards:
+            process.send_signal(signal.SIGCONT)
 
     def remove(self) -> None:
         """End everything at once, without a warning: the pod as its node's loss leaves it; its volumes go too."""

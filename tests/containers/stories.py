@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import counting
 from charted import ENDED, RESTORED, STEPS, continued, step_of
@@ -17,10 +17,10 @@ GRACE = 30.0
 STEPS_LATER = 10
 
 
-def begun(release: Release) -> tuple[ChartedPod, int]:
+def begun(release: Release, **options: Any) -> tuple[ChartedPod, int]:
     """Play a pod, have one checkpoint committed and some steps done after it; return the step it came after."""
     release.hold()
-    pod = release.play()
+    pod = release.play(**options)
     pod.prints(STEPS_LATER)
     at = pod.checkpoint()
     pod.prints(at + STEPS_LATER)
