@@ -42,6 +42,7 @@ NAMES = (
     "calls",
     "effects",
     "cost",
+    "pod",
 )
 console = Console(width=None if sys.stdout.isatty() else 160)
 

@@ -77,6 +77,7 @@ class Release:
         self.name = f"{NAME}.0" if values.get("kind") == "IndexedJob" else NAME
         """Of the lineage; that of the first index."""
         self.values = _merged(self._values(server), values)
+        self.command = [*self.values["job"]["command"], *self.values["job"]["args"]]
         self.manifest = self._rendered(folder / "values.yaml")
         self.cluster = Cluster(
             images=images,
@@ -218,8 +219,7 @@ class ChartedPod:
         pod = {container.id for container in self.played.pod.containers}
         for process in self.release.processes():
             with contextlib.suppress(OSError, psutil.Error):
-                argv = process.cmdline()
-                if JOB.name in Path(argv[1] if len(argv) > 1 else "").name and _containers(process.pid) & pod:
+                if process.cmdline() == self.release.command and _containers(process.pid) & pod:
                     yield process
 
     def kill_job(self) -> None:
