@@ -62,8 +62,10 @@ def out_of_memory(release: Release) -> None:
 
     pod.restored(meet_the_limit)
     (ended,) = pod.events(ENDED)
-    assert (ended["signal"], ended["oom"]) == (signal.SIGKILL, True)
-    assert "the OOM killer: memory ran out" in pod.said
+    assert ended["signal"] == signal.SIGKILL, pod.told()
+    if release.mode == "wrapper":  # a sidecar's own cgroup does not tell of the job's
+        assert ended["oom"], pod.told()
+        assert "the OOM killer: memory ran out" in pod.said
     assert pod.played.restarts("job") == 0
     continued(ended_well(release, pod), at)
 
@@ -72,7 +74,7 @@ def started_again(release: Release, harm: Callable[[ChartedPod], None], containe
     """A container goes down with all that is in it and is started again in its pod: the job goes on."""
     pod, at = begun(release)
     pod.restored(lambda: harm(pod))
-    assert pod.played.restarts(container) == 1
+    pod.until(f"restart of {container}", lambda: pod.played.restarts(container) == 1)
     continued(ended_well(release, pod), at)
 
 
