@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def automatic_limit(available: int) -> int:
@@ -80,12 +80,31 @@ def oom_kills() -> int:
 
     Where there is no such cgroup, how many of this machine's.
     """
-    for group in own_groups():
+    count = _oom_kills(own_groups())
+    return (_field("/proc/vmstat", "oom_kill") or 0) if count is None else count
+
+
+def oom_kills_beside(pid: int) -> int:
+    """Return how many processes were so killed in another container's memory cgroup, as that container sees it.
+
+    Args:
+        pid: any process of that container, as this one counts; 0 is returned if it is gone or sees no such cgroup.
+    """
+    try:
+        groups = groups_of(_read(f"/proc/{pid}/cgroup"), _read(f"/proc/{pid}/mountinfo"))
+    except OSError:
+        return 0
+    root = f"/proc/{pid}/root"
+    return _oom_kills([Group(root + group.folder, root + group.top, group.v2) for group in groups]) or 0
+
+
+def _oom_kills(groups: Iterable[Group]) -> int | None:
+    for group in groups:
         for folder in group.upwards():  # the first that can be seen
             count = _field(f"{folder}/{'memory.events' if group.v2 else 'memory.oom_control'}", "oom_kill")
             if count is not None:
                 return count
-    return _field("/proc/vmstat", "oom_kill") or 0
+    return None
 
 
 def own_groups() -> list[Group]:

@@ -14,6 +14,7 @@ from ckptrun.capsule.capsule import Capsule
 from ckptrun.capsule.container import ContainerCapsule, within
 from ckptrun.capsule.shim import ShimCallbacks
 from ckptrun.capsule.visit import Visits
+from ckptrun.criu.available import oom_kills, oom_kills_beside
 from ckptrun.errors import ContainerGoneError, RestoreError
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class Container:
         """Run something where the job's files are, as the job's user."""
         assert self._visits is not None
         return self._visits(work)
+
+    def oom_kills(self) -> int:
+        """Return the kills in the job's container and in the sidecar's: on cgroups v2 a restored job is in this one."""
+        return oom_kills() + oom_kills_beside(self.shim.pid)
 
     def keep(self) -> Mapping[str, int]:
         """Keep nothing: a job whose sidecar has died is restored, not taken over."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ckptrun.capsule.capsule import Capsule
 from ckptrun.capsule.container import own
 from ckptrun.capsule.visit import here
+from ckptrun.criu.available import oom_kills
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +52,9 @@ class Dwelling(Protocol):
     def there(self, work: Callable[[], T], /) -> T:
         """Run what looks at the job's files, or makes files of the job's."""
 
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel has killed for want of memory where the job may be one of them."""
+
     def keep(self) -> Mapping[str, int]:
         """Return the descriptors that are to outlive this process, by name."""
 
@@ -87,6 +91,10 @@ class Here:
     def there(self, work: Callable[[], T], /) -> T:
         """See `Dwelling.there`."""
         return self._place(work)
+
+    def oom_kills(self) -> int:
+        """See `Dwelling.oom_kills`."""
+        return oom_kills()
 
     def keep(self) -> Mapping[str, int]:
         """See `Dwelling.keep`."""

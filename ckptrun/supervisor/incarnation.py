@@ -21,7 +21,6 @@ from ckptrun.capsule.processes import children, is_over, pid_inside
 from ckptrun.capsule.spec import CapsuleSpec, Offsets, Program
 from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
 from ckptrun.criu import engine
-from ckptrun.criu.available import oom_kills
 from ckptrun.errors import RestoreError
 from ckptrun.supervisor import rendezvous
 from ckptrun.supervisor.dwelling import Here
@@ -91,7 +90,7 @@ class Incarnation:
         self._lock = threading.Lock()
         self._live = False
         self._status: int | None = None
-        self._oom_before = oom_kills()
+        self._oom_before = 0
         self._job_pid: int | None = None
         self._condemned = False
         self._opened = False
@@ -114,6 +113,7 @@ class Incarnation:
         spec = CapsuleSpec(
             helper, shared, privilege.user_namespace, offsets, privilege.owner, rendezvous.READ_ONLY
         )
+        self._oom_before = self._job.dwelling.oom_kills()
         self.helper = helper
         if offsets:
             self.offsets = offsets
@@ -304,6 +304,6 @@ class Incarnation:
         if code >= 0:
             outcome = Outcome(code=code, after_interrupt=after)
         else:
-            oom = -code == 9 and oom_kills() > self._oom_before
+            oom = -code == 9 and self._job.dwelling.oom_kills() > self._oom_before
             outcome = Outcome(signal=-code, oom=oom, after_interrupt=after)
         self._post(JobEnded(now, self.number, outcome))

@@ -63,9 +63,8 @@ def out_of_memory(release: Release) -> None:
     pod.restored(meet_the_limit)
     (ended,) = pod.events(ENDED)
     assert ended["signal"] == signal.SIGKILL, pod.told()
-    if release.mode == "wrapper":  # a sidecar's own cgroup does not tell of the job's
-        assert ended["oom"], pod.told()
-        assert "the OOM killer: memory ran out" in pod.said
+    assert ended["oom"], pod.told()
+    assert "the OOM killer: memory ran out" in pod.said
     assert pod.played.restarts("job") == 0
     continued(ended_well(release, pod), at)
 
