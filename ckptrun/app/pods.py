@@ -21,12 +21,16 @@ STOP_FIRST_SECONDS = 2.0
 """A pod that is deleted gets SIGTERM within this time, and the stop that it means takes its own checkpoint."""
 
 
+SILENT = "CKPTRUN_KUBE_API"
+"""Set to ``off``, it has a pod's run leave the Kubernetes API alone, without a word."""
+
+
 def attach(settings: RunSettings, shell: Shell, diary: EventLog, speaker: Speaker) -> Callable[[], None]:
     """Have a run tell its pod what happens and do what the pod wants; return what ends that.
 
-    Outside a pod nothing is done.
+    Outside a pod, or told to leave the API alone, it does nothing.
     """
-    if settings.pod is None:
+    if settings.pod is None or _silent():
         return lambda: None
     from ckptrun.kube.duties import Hands  # noqa: PLC0415 -- for pods alone
     from ckptrun.kube.link import Link  # noqa: PLC0415 -- likewise
@@ -75,7 +79,7 @@ def tell_pod(error: CkptrunError, settings: RunSettings | None = None) -> None:
         settings: the run's, where they are known.
     """
     pod = find_pod(os.environ)
-    if error.told or pod is None:
+    if error.told or pod is None or _silent():
         return
     error.told = True
     from ckptrun.kube.failures import tell_failure  # noqa: PLC0415 -- for pods alone
@@ -107,6 +111,10 @@ def affinity(settings: StoreSettings, name: str) -> dict[str, Any]:
     if compat.portable in cpus.LEVELS:
         features -= cpus.capped(compat.portable)
     return node_affinity(compat.architecture, features, gpu=bool(compat.gpu))
+
+
+def _silent() -> bool:
+    return os.environ.get(SILENT) == "off"
 
 
 def _facts() -> dict[str, str]:

@@ -156,6 +156,7 @@ def environment(shape: Shape, container: str, user: str = "") -> list[Node]:
         *(_field(name, path) for name, path in _IDENTITY),
         _value("CKPTRUN_JOB_CONTAINER", container),
         _value("CKPTRUN_LINEAGE_KEY", shape.lineage_key),
+        *([] if shape.api else [_value("CKPTRUN_KUBE_API", "off")]),
         _value("XDG_STATE_HOME", f"{FOLDER}/state"),
     ]
     if user:

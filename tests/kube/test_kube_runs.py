@@ -125,6 +125,16 @@ def test_no_rights_and_no_server_hold_no_run_up(in_pod: Lab, pod: clusters.Pod):
     assert result.err.count("may not") == 4
 
 
+def test_a_run_that_shall_leave_the_api_alone_does_so_without_a_word(in_pod: Lab, pod: clusters.Pod):
+    in_pod.environment = {**pod.environ, "CKPTRUN_KUBE_API": "off"}
+    assert in_pod.run("true").err == ""
+    assert in_pod.start("/nonexistent/program").wait().code == 127
+    assert pod.events() == []
+    in_pod.environment = {**pod.environ, "CKPTRUN_SERVICE_ACCOUNT_DIR": "/nonexistent"}
+    in_pod.name = "another"
+    assert "/nonexistent/token cannot be read" in in_pod.run("true").err
+
+
 def test_a_run_that_cannot_begin_says_why_in_its_pods_events(in_pod: Lab, pod: clusters.Pod):
     argv = in_pod.argv("run", "--store", "s3://bucket/x", "--", *LOOP)
     assert in_pod._started(argv, -3, -1, -1).wait().code == 78

@@ -13,6 +13,9 @@
 - {name: CKPTRUN_COMPLETION_INDEX, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}}
 - {name: CKPTRUN_JOB_CONTAINER, value: {{ $v.job.container | quote }}}
 - {name: CKPTRUN_LINEAGE_KEY, value: {{ $v.lineage.key | quote }}}
+{{- if not $v.api.enabled }}
+- {name: CKPTRUN_KUBE_API, value: "off"}
+{{- end }}
 - {name: XDG_STATE_HOME, value: /ckptrun/state}
 {{- if eq $v.mode "wrapper" }}
 {{- include "ckptrun.setting" (list "USER" $v.job.user) }}
