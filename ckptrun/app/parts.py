@@ -192,7 +192,7 @@ def assemble(
         settings.run_dir / "aside",
         settings.state_dir / "helpers",
         private_tmp,
-        (str(settings.state_dir), str(place)),
+        (str(settings.state_dir), str(place), *dwelling.closed),
     )
 
     def fetch(checkpoint: str, local: bool) -> Images:

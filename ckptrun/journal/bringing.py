@@ -9,12 +9,14 @@ or replaced is first kept aside. What the system refuses is a problem, by name; 
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptrun.errors import StoreFullError
+from ckptrun.journal.candidates import under
 from ckptrun.journal.comparing import Verdict, compare
 from ckptrun.journal.contents import flags_of
 from ckptrun.journal.filling import (
@@ -28,11 +30,11 @@ from ckptrun.journal.filling import (
     write_in_place,
 )
 from ckptrun.journal.record import FileRecord, Kind, printable
-from ckptrun.journal.trees import kind_of
+from ckptrun.journal.trees import kind_of, resolve
 from ckptrun.journal.writing import make, make_parents, set_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ckptrun.core.model import Source
     from ckptrun.journal.aside import Aside, SetAside
@@ -50,18 +52,44 @@ class Bringing:
         contents: gives the content of a key.
         aside: keeps what is removed.
         step: is told of each change before it is made.
+        closed: folders that no path may lead into.
     """
 
     prefix: str
     contents: Callable[[str], Source]
     aside: Aside
     step: Callable[[str], None]
+    closed: Sequence[str] = ()
     restored: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     untouched: list[str] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _ways: set[str] = field(default_factory=set)
+
+    def check_way(self, path: str) -> None:
+        """See that nobody has led the way to a path elsewhere, with the rights that we have and they lack.
+
+        Raises:
+            PermissionError: a folder on it is now a symlink of somebody's who is neither root nor us, or leads into
+                a closed folder.
+        """
+        folder = os.path.dirname(path)
+        if folder in self._ways:
+            return
+
+        def look(link: str) -> None:
+            owner = os.lstat(link).st_uid
+            if owner not in {0, os.geteuid()}:
+                what = (
+                    f"{printable(link[len(self.prefix) :])}, on the way to it, is a symlink of user {owner}"
+                )
+                raise PermissionError(errno.EACCES, what, link)
+
+        if under(resolve(self.prefix or "/", folder, look), self.closed):
+            raise PermissionError(errno.EACCES, "its folder is a symlink into ckptrun's own", folder)
+        self._ways.add(folder)
 
     def one(self, record: FileRecord) -> None:
         """Bring one path back; what the system refuses becomes a problem, a full disk an exception."""
@@ -72,13 +100,17 @@ class Bringing:
             return
         before = len(self.problems)
         with self.trying(record.path, "rolled back"):
+            self.check_way(record.path)
             self._one(record, self.prefix + record.path)
         if len(self.problems) == before and record.kind is not Kind.DIRECTORY and not record.link:
             self.attributes(record)
 
     def attributes(self, record: FileRecord) -> None:
         """Set what differs of owner, mode, extended attributes and time."""
-        if record.exact and os.path.lexists(self.prefix + record.path):
+        if not record.exact or not os.path.lexists(self.prefix + record.path):
+            return
+        with self.trying(record.path, "given its attributes back"):
+            self.check_way(record.path)
             self.step("attributes")
             self.problems += set_attributes(record, self.prefix + record.path)
 

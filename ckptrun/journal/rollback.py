@@ -74,7 +74,7 @@ def rollback(
         contents: gives the content of a key; asked only for files that must be written.
         aside: folder that keeps what is removed; made if missing.
         root: prefix for all paths.
-        ignore: ckptrun's own paths, which no preserved subtree reaches into; ``aside`` is one of itself.
+        ignore: ckptrun's own paths, which no preserved subtree and no symlink reaches into; ``aside`` is one of itself.
         since: what the job has done since the checkpoint on this machine (see `Journal.since`).
         aside_limit: bytes kept aside over all rollbacks; the oldest go first, the newest is always kept.
         step: called with a name before each change; faults are injected there.
@@ -85,12 +85,13 @@ def rollback(
         Exception: whatever ``contents`` raises, likewise.
     """
     hosts = in_order(record for record in records if not record.private)
-    work = Bringing(os.fspath(root).rstrip("/"), contents, Aside(aside, aside_limit), step)
+    closed = (*ignore, os.path.abspath(aside))
+    work = Bringing(os.fspath(root).rstrip("/"), contents, Aside(aside, aside_limit), step, closed)
     if since:
-        _undo(work, hosts, since, (*ignore, os.path.abspath(aside)))
+        _undo(work, hosts, since, closed)
     for record in hosts:
         work.one(record)
-    _remove_others(work, hosts, (*ignore, os.path.abspath(aside)))
+    _remove_others(work, hosts, closed)
     for record in reversed(hosts):  # writing into a folder changes its time
         if record.kind is Kind.DIRECTORY:
             work.attributes(record)
@@ -150,7 +151,10 @@ def _remove_others(work: Bringing, records: Sequence[FileRecord], ignore: Iterab
     for top, names in tops.items():
         if top in foreign:
             continue
-        others = [entry for entry in walk(work.prefix, top, stop, []) if entry.path not in names]
+        others = []
+        with work.trying(top, "rolled back as a whole"):
+            work.check_way(top)
+            others = [entry for entry in walk(work.prefix, top, stop, []) if entry.path not in names]
         for entry in reversed(others):  # what is in a folder before the folder
             with work.trying(entry.path, "moved aside"):
                 if not stat.S_ISDIR(entry.status.st_mode):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ckptrun.journal.record import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Callable, Container, Iterator
 
 _SYMLINKS = 40
 """Symlinks followed in one path, as the kernel does (``path_resolution(7)``)."""
@@ -46,8 +46,13 @@ def kind_of(status: os.stat_result) -> Kind | None:
     return _KINDS.get(stat.S_IFMT(status.st_mode))
 
 
-def resolve(root: str, path: str) -> str:
+def resolve(root: str, path: str, look: Callable[[str], None] = lambda _link: None) -> str:
     """Return a path with its symlinks followed inside ``root``; what is missing stays as written.
+
+    Args:
+        root: prefix for all paths.
+        path: absolute.
+        look: told the path of each symlink, with the prefix, before it is followed; what it raises is raised.
 
     Raises:
         OSError: ELOOP, or a folder on the way cannot be read.
@@ -73,6 +78,7 @@ def resolve(root: str, path: str) -> str:
         followed += 1
         if followed > _SYMLINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        look(f"{prefix}{done}/{name}")
         if target.startswith("/"):
             done = ""
         left.extendleft(reversed(target.split("/")))

@@ -135,6 +135,11 @@ class Container:
         return {}
 
     @property
+    def closed(self) -> tuple[str, ...]:
+        """The shared folder: a visit can write what the job can only read."""
+        return (str(self._shared),)
+
+    @property
     def action(self) -> str:
         """The shim's own path: the job cannot write there."""
         return str(self._shared / "bin" / "ckptrun-shim")

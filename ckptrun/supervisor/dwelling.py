@@ -30,6 +30,10 @@ class Dwelling(Protocol):
     """See `Place.at_hand`."""
 
     @property
+    def closed(self) -> tuple[str, ...]:
+        """Folders of ckptrun's own that the job sees and no rollback may reach into."""
+
+    @property
     def action(self) -> str:
         """Path, as CRIU finds it, of the helper that acts for it: it has CRIU's rights, so no job may replace it."""
 
@@ -67,6 +71,7 @@ class Here:
     """
 
     at_hand = False
+    closed = ()
     action = "/proc/1/exe"
     """Of the capsule's init. The copy under `HIDDEN` lies in a folder of the job's user, who could replace it."""
 

@@ -359,3 +359,39 @@ def test_a_torn_line_of_the_index_costs_no_other_line(tmp_path: Path, aside: Pat
     keep_tail(output, 0, aside=aside)
     assert [entry.bytes for entry in listed(aside)] == [5, 6]
     assert len([json.loads(line) for line in (aside / "index.jsonl").read_text().splitlines()]) == 2
+
+
+@pytest.fixture
+def led_astray(checkpoint: Checkpoint, file: Path, tmp_path: Path) -> Path:
+    """A folder elsewhere that the recorded file's folder has become a symlink to."""
+    assert checkpoint.records  # it was recorded where it was
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / file.name).write_bytes(b"somebody's")
+    file.parent.rename(tmp_path.parent / f"{tmp_path.name}-before")
+    file.parent.symlink_to(elsewhere)
+    return elsewhere
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights that the job lacks")
+def test_a_symlink_of_the_jobs_user_leads_nothing_elsewhere(
+    checkpoint: Checkpoint, file: Path, led_astray: Path, aside: Path
+):
+    os.chown(file.parent, 65534, 65534, follow_symlinks=False)
+    report = checkpoint.rollback(aside)
+    assert (led_astray / file.name).read_bytes() == b"somebody's"
+    (problem,) = report.problems
+    assert problem == (
+        f"{file} cannot be rolled back: {file.parent}, on the way to it, is a symlink of user 65534; "
+        "it stays as it is now"
+    )
+
+
+def test_a_symlink_of_ones_own_is_followed_but_not_into_ckptruns_folders(
+    checkpoint: Checkpoint, file: Path, led_astray: Path, aside: Path
+):
+    (problem,) = checkpoint.rollback(aside, ignore=[str(led_astray)]).problems
+    assert "its folder is a symlink into ckptrun's own" in problem
+    assert (led_astray / file.name).read_bytes() == b"somebody's"
+    assert not checkpoint.rollback(aside).problems
+    assert (led_astray / file.name).read_bytes() == CONTENT
