@@ -70,7 +70,7 @@ UPLOAD = [
 COMMIT = [
     Fault(f"{STORE}.writer:Writer.commit"),
     Fault(f"{STORE}.headfile:HeadFile.write", about="CheckpointRecord", commits=0),
-    Fault(f"{STORE}.writer:Writer._committed", "after"),
+    Fault(f"{STORE}.headchanges:with_checkpoint", "after"),
     Fault("os:link", about="HEAD."),
     Fault("os:link", "after", about="HEAD."),
     Fault(f"{STORE}.headfile:HeadFile.write", "after"),

@@ -217,8 +217,10 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path):
 def test_no_descriptor_is_left_open(tmp_path: Path):
     path = script(tmp_path / "h", "exit 0", python=False)
     execute(path)
-    before = sorted(Path("/proc/self/fd").iterdir())
+    before = set(Path("/proc/self/fd").iterdir())
     for _ in range(3):
         execute(path)
         execute(tmp_path / "missing")
-    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert (
+        set(Path("/proc/self/fd").iterdir()) <= before
+    )  # what tests before this one left may be closed meanwhile
