@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.capsule import spec as specs
-from ckptrun.capsule.processes import children, descendants, pid_inside, security_label
-from ckptrun.core import confinement
-from ckptrun.errors import MissingFeatureError, PermissionMissingError
+from ckptrun.capsule.processes import children, descendants, pid_inside
+from ckptrun.capsule.refusals import explain
+from ckptrun.capsule.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,36 +60,6 @@ class Callbacks:
     """PID inside the capsule of a child of init that was stopped by a signal."""
     gone: Callable[[], None]
     """The capsule has ended, every process in it included."""
-
-
-class Running:
-    """A program started inside the capsule.
-
-    Args:
-        pid: its PID there.
-        send: sends a signal to a PID there.
-    """
-
-    def __init__(self, pid: int, send: Callable[[int, int], None]) -> None:
-        self.pid = pid
-        self._send = send
-        self._ended = threading.Event()
-        self._status = 0
-
-    def end(self, status: int) -> None:
-        """Take the wait status."""
-        self._status = status
-        self._ended.set()
-
-    def wait(self, timeout: float | None) -> int | None:
-        """Return the exit code (negative: signal number), or None when `timeout` seconds pass first."""
-        if not self._ended.wait(timeout):
-            return None
-        return os.waitstatus_to_exitcode(self._status)
-
-    def kill(self) -> None:
-        """End it, if it still runs, and whatever it left behind in its process group."""
-        self._send(-self.pid, signal.SIGKILL)
 
 
 class Capsule:
@@ -141,7 +111,7 @@ class Capsule:
         if not answered or self._failure:
             failure = self._failure or "no answer from init"
             self.destroy()
-            raise _explain(failure)
+            raise explain(failure)
 
     def spawn(self, program: specs.Program) -> Running:
         """Start a program; any thread.
@@ -339,17 +309,3 @@ class Capsule:
         for running in leftovers:
             running.end(signal.SIGKILL)
         self._callbacks.gone()
-
-
-def _explain(failure: str) -> PermissionMissingError | MissingFeatureError:
-    number, _, where = failure.partition(" ")
-    reason = os.strerror(int(number)) if number.isdigit() and int(number) else "no reason given"
-    message = f"the capsule cannot be made: {where}: {reason}"
-    hint = "ckptrun doctor says what this machine lacks"
-    if number in {"1", "13"}:
-        if where.startswith("mount ") and os.geteuid() == 0:
-            hint = f"{confinement.mounting(security_label())}; {hint}"
-        return PermissionMissingError(message, hint=hint)
-    if number == "2" and where.startswith("mount /dev/"):
-        hint = f"the image must have the folder {where.removeprefix('mount ')}, to mount it there"
-    return MissingFeatureError(message, hint=hint)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ckptrun.capsule.capsule import Capsule, Running
+    from ckptrun.capsule.capsule import Capsule
     from ckptrun.capsule.helper import Helper
+    from ckptrun.capsule.running import Running
     from ckptrun.capsule.spec import Identity
     from ckptrun.capsule.streams import Streams
     from ckptrun.core.events import Event

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptrun.capsule import capsule
-from ckptrun.capsule.capsule import _explain
+from ckptrun.capsule import refusals
+from ckptrun.capsule.refusals import explain
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
 
@@ -20,9 +20,9 @@ from ckptrun.errors import MissingFeatureError, PermissionMissingError
 def test_root_that_may_not_mount_is_told_who_forbids_it(
     monkeypatch: pytest.MonkeyPatch, label: str, said: str
 ):
-    monkeypatch.setattr(capsule, "security_label", lambda: label)
+    monkeypatch.setattr(refusals, "security_label", lambda: label)
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    refused = _explain("13 mount /proc")
+    refused = explain("13 mount /proc")
     assert isinstance(refused, PermissionMissingError)
     assert said in refused.hint
     assert "mount /proc: Permission denied" in refused.message
@@ -30,10 +30,10 @@ def test_root_that_may_not_mount_is_told_who_forbids_it(
 
 def test_an_ordinary_user_is_sent_to_the_doctor(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert _explain("1 mount /proc").hint == "ckptrun doctor says what this machine lacks"
+    assert explain("1 mount /proc").hint == "ckptrun doctor says what this machine lacks"
 
 
 def test_an_image_without_a_place_for_shared_memory_is_told_so():
-    refused = _explain("2 mount /dev/shm")
+    refused = explain("2 mount /dev/shm")
     assert isinstance(refused, MissingFeatureError)
     assert "the image must have the folder /dev/shm" in refused.hint
