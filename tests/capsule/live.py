@@ -22,7 +22,8 @@ import psutil
 from support.processes import PATIENCE
 
 from ckptrun.capsule import helper as helpers
-from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule, Running
+from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
+from ckptrun.capsule.running import Running
 from ckptrun.capsule.spec import CapsuleSpec, Identity, Offsets, Program
 from ckptrun.criu import dumping, engine, provision, restoring
 from ckptrun.criu.images import ImageReader

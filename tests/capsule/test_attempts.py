@@ -20,7 +20,7 @@ from ckptrun.supervisor.privilege import ROOT, Privilege
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptrun.capsule.capsule import Running
+    from ckptrun.capsule.running import Running
     from ckptrun.capsule.streams import Streams
     from ckptrun.core.events import Event
 

@@ -28,7 +28,7 @@ from ckptrun.criu.staging import Slot
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptrun.capsule.capsule import Running
+    from ckptrun.capsule.running import Running
 
 ROOM = Path("/ckptrun")
 ACTION = str(ROOM / "bin/ckptrun-shim")

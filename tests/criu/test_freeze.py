@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from live import Machine
 
-    from ckptrun.capsule.capsule import Running
+    from ckptrun.capsule.running import Running
     from ckptrun.criu.staging import Extents, Slot
 
 BIG = "import os; x = bytearray(os.urandom(1 << 20)) * 60\n" + COUNTER
