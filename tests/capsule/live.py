@@ -23,7 +23,6 @@ from support.processes import PATIENCE
 
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID, Callbacks, Capsule
-from ckptrun.capsule.running import Running
 from ckptrun.capsule.spec import CapsuleSpec, Identity, Offsets, Program
 from ckptrun.criu import dumping, engine, provision, restoring
 from ckptrun.criu.images import ImageReader
@@ -32,6 +31,7 @@ from ckptrun.criu.staging import Extents, Slot
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ckptrun.capsule.running import Running
     from ckptrun.core.model import Source
 
 MARK = "CKPTRUN_TEST_MARK"
