@@ -140,22 +140,23 @@ def status(pid: int) -> dict[str, str]:
 
 def test_a_job_and_its_pipes_outlive_the_sidecar(room: Room):
     sidecar, _ = room.both("job")
-    fifo = room.folder / "fifo"
-    os.mkfifo(fifo)
-    fifo.chmod(0o666)
+    second, third = (room.folder / name for name in ("second", "third"))
+    for fifo in (second, third):  # one would be opened again before who has written its line has closed it
+        os.mkfifo(fifo)
+        fifo.chmod(0o666)
     reader, writer = os.pipe()
-    script = f"echo one; read line < {fifo}; echo two; read line < {fifo}"
+    script = f"echo one; read line < {second}; echo two; read line < {third}"
     pid = sidecar.start("sh", "-c", script, fds={1: writer}, keep={"stdout": reader})
     os.close(writer)
     assert os.read(reader, 100) == b"one\n"
     os.close(reader)
     sidecar.die()
-    fifo.write_text("go\n")
+    second.write_text("go\n")
     again = room.sidecar()
     assert again.take().hello.root_pid == pid
     kept = again.shim.hello.kept["stdout"]
     assert os.read(kept, 100) == b"two\n", "what it writes without a sidecar"
-    fifo.write_text("go\n")
+    third.write_text("go\n")
     assert again.exit() == (pid, 0)
     assert os.read(kept, 100) == b""
 
