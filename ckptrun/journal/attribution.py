@@ -82,6 +82,7 @@ class Attribution:
             What the user must know; empty if the job's files are watched.
         """
         self.close()
+        self._problem = ""  # of a capsule that was ending: no checkpoint of its job came of that look
         try:
             group = fanotify.group()
         except OSError as error:

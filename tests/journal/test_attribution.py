@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -419,6 +420,22 @@ def test_a_lost_log_is_told_once_and_open_files_still_count(story: Story, work: 
     assert [record.path for record in story.checkpoints["2"].records] == [str(work / "open")]
     assert capture.problems == ("changes to files are no longer watched: No such file or directory",)
     assert story.take().capture.problems == ()
+
+
+def test_what_a_dump_found_of_a_job_that_had_ended_is_not_said_of_the_next_incarnation(
+    story: Story, work: Path
+):
+    story.do("open('closed', 'w').write('1')")
+    story.take()
+    keeper, pids = story.keeper, story.job.pids
+    story.back()
+    with suppress(OSError):  # a dump that had begun: the job is gone, and the capsule with it
+        keeper.journal.prepare(pids, keeper.put, keeper.previous)
+    story.go_on()
+    story.do("open('later', 'w').write('2')")
+    checkpoint = story.take()
+    assert checkpoint.capture.problems == ()
+    assert [record.path for record in checkpoint.records] == [f"{work}/{name}" for name in ("closed", "later")]
 
 
 def test_everything_the_job_has_is_recorded_once(story: Story, work: Path):
