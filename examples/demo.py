@@ -66,10 +66,11 @@ class Story:
             f"     [bold]$ ckptrun --name {NAME} --store file://… --interval {INTERVAL_SECONDS}s "
             "-- python train_digits.py …[/bold]"
         )
+        shares = self._hold()
         run = Run(self._workshop)
-        moment = self._kill_job(run, "first kill", 0.0)
-        moment = self._kill_job(run, "second kill", moment)
-        run = self._lose_machine(run, moment)
+        moment = self._kill_job(run, "first kill", 0.0, shares[0])
+        moment = self._kill_job(run, "second kill", moment, shares[1])
+        run = self._lose_machine(run, moment, shares[2])
         if (code := run.wait()) != 0:
             raise DemoError(f"ckptrun ended with exit code {code}")
         return self._compare(digest, run.output)
@@ -87,9 +88,24 @@ class Story:
         self._say(f"done in {time.monotonic() - began:.1f} s. These weights are what must come out again.")
         return digest
 
-    def _kill_job(self, run: Run, name: str, after: float) -> float:
+    def _hold(self) -> list[range]:
+        """Return the steps among which each disturbance falls; the training waits for it at their end.
+
+        So there is something left to disturb however long checkpoints and restores take.
+        """
+        quarter = self._workshop.steps / 4
+        shares = [range(int(quarter * number), int(quarter * (number + 1))) for number in range(3)]
+        for share in shares:
+            self._held_at(share).touch()
+        return shares
+
+    def _held_at(self, share: range) -> Path:
+        return self._workshop.hold / str(max(share.stop, 1))
+
+    def _kill_job(self, run: Run, name: str, after: float, share: range) -> float:
         self._wait_for_commit(run, after)
         first = psutil.Process(self._workshop.ask("status")["job_pid"])
+        self._wait_for_step(run, share)
         job = [first, *first.children(recursive=True)]
         moment = time.time()
         for process in job:
@@ -97,10 +113,12 @@ class Story:
         psutil.wait_procs(job, timeout=10)
         rows = self._workshop.rows() or 0
         self._say(f"[bold red]SIGKILL[/bold red] to the job (PID {first.pid}) at step {rows}.")
+        self._held_at(share).unlink()
         return self._watch_return(run, name, rows, moment)
 
-    def _lose_machine(self, run: Run, after: float) -> Run:
+    def _lose_machine(self, run: Run, after: float, share: range) -> Run:
         self._wait_for_commit(run, after)
+        self._wait_for_step(run, share)
         everything = psutil.Process(run.process.pid).children(recursive=True)
         moment = time.time()
         run.process.kill()
@@ -110,6 +128,7 @@ class Story:
         if alive:
             raise DemoError(f"processes outlived ckptrun: {[process.pid for process in alive]}")
         shutil.rmtree(self._workshop.machine)
+        self._held_at(share).unlink()
         self._chapter("3. The machine is lost")
         self._say(
             f"[bold red]SIGKILL[/bold red] to ckptrun itself at step {rows}; no process of the job is left.\n"
@@ -123,7 +142,7 @@ class Story:
         return run
 
     def _wait_for_commit(self, run: Run, after: float) -> None:
-        """Wait for a new checkpoint, and then a random time more, so that the blow can fall anywhere."""
+        """Wait for a new checkpoint."""
         committed = run.event("checkpoint-committed", after)
         shown = {found["id"]: found for found in self._workshop.ask("show")["checkpoints"]}
         if checkpoint := shown.get(committed["id"]):
@@ -134,8 +153,11 @@ class Story:
                 f"{checkpoint['new_bytes'] / 1e6:.1f} MB of it new; "
                 f"the job stood still for {checkpoint['frozen_seconds'] * 1000:.0f} ms."
             )
-        until = time.monotonic() + self._random.uniform(0, INTERVAL_SECONDS)
-        run.until("random moment", lambda: time.monotonic() >= until)
+
+    def _wait_for_step(self, run: Run, share: range) -> None:
+        """Wait until the training has come to a random step, so that the blow can fall anywhere."""
+        step = self._random.choice(share or [0])
+        run.until(f"step {step}", lambda: (self._workshop.rows() or 0) >= step)
 
     def _watch_return(self, run: Run, name: str, rows: int, moment: float) -> float:
         """Wait until the job runs again; say what was lost. Returns when that was."""

@@ -42,9 +42,10 @@ class Workshop:
         self.log = self.work / "train.csv"
         self.store = f"file://{folder}/store"
         self.reference = folder / "reference"
+        self.hold = folder / "hold"
         self.steps = steps
         self.environment = {**os.environ, "XDG_STATE_HOME": str(self.machine / "state")}
-        for place in (self.work, self.reference):
+        for place in (self.work, self.reference, self.hold):
             place.mkdir(parents=True)
 
     def training(self, pause: float) -> list[str]:
@@ -60,7 +61,7 @@ class Workshop:
     def protected(self) -> list[str]:
         """Return the one command of this demo: the training, under ckptrun."""
         options = ["--name", NAME, "--store", self.store, "--interval", f"{INTERVAL_SECONDS}s"]
-        return self.ckptrun(*options, "--", *self.training(STEP_SECONDS))
+        return self.ckptrun(*options, "--", *self.training(STEP_SECONDS), "--hold", str(self.hold))
 
     def ask(self, command: str) -> dict[str, Any]:
         """Return what ``ckptrun COMMAND demo --json`` says."""

@@ -3,12 +3,14 @@
     python examples/orders_services.py PORT
 
 It keeps books of everything (GET /books) and is as slow as it is told to be (PUT /slowness/SECONDS), half of that
-before it does what is asked and half after: so a client can be killed on either side of it.
+before it does what is asked and half after: so a client can be killed on either side of it. While more orders have
+been charged than PUT /limit/ORDERS says, nobody learns which courier is least busy: so no client ends before its time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from typing import Annotated, Any
 
@@ -28,6 +30,8 @@ class Services:
         self.mails: list[str] = []
         self.bookings: dict[int, list[str]] = {}
         self.slowness = 0.0
+        self.limit = math.inf
+        self._told = asyncio.Condition()
         self._answers: dict[str, dict[str, int]] = {}
 
     async def charge(
@@ -46,7 +50,9 @@ class Services:
             self.mails.append(text)
 
     async def least_busy(self) -> dict[str, str]:
-        """Return who has the fewest bookings."""
+        """Return who has the fewest bookings, once so many orders may be taken."""
+        async with self._told:
+            await self._told.wait_for(lambda: len(self.charges) <= self.limit)
         booked = [name for names in self.bookings.values() for name in names]
         return {"courier": min(COURIERS, key=booked.count)}
 
@@ -66,13 +72,19 @@ class Services:
         """Take so long for each request from now on."""
         self.slowness = seconds
 
+    async def be_patient(self, orders: int) -> None:
+        """Let no more orders than this be taken until told otherwise."""
+        async with self._told:
+            self.limit = orders
+            self._told.notify_all()
+
     async def books(self) -> dict[str, Any]:
         """Return everything."""
         return {name: getattr(self, name) for name in ("asked", "charges", "mails", "bookings")}
 
     async def slowly(self, request: Request, answer: Any) -> Any:
         """Write a request down, and answer it slowly."""
-        about_us = request.url.path.startswith(("/books", "/slowness"))
+        about_us = request.url.path.startswith(("/books", "/slowness", "/limit"))
         pause = 0.0 if about_us else self.slowness / 2
         if not about_us:
             self.asked.append(f"{request.method} {request.url.path}")
@@ -91,6 +103,7 @@ class Services:
         app.put("/bookings/{order}/{courier}")(self.book)
         app.delete("/bookings/{order}/{courier}")(self.unbook)
         app.put("/slowness/{seconds}")(self.be_slow)
+        app.put("/limit/{orders}")(self.be_patient)
         app.get("/books")(self.books)
         return app
 

@@ -40,6 +40,8 @@ HERE = Path(__file__).parent
 INTERVAL_SECONDS = 1
 SLOWNESS_SECONDS = 0.05
 """Of every request, so that most kills find the job waiting for the world."""
+REQUESTS = 3
+"""That an order makes the job wait for."""
 HOOK = "postgres?dsn=$DATABASE_URL&tables=orders,totals&application_name=orders"
 TABLES = """
 CREATE TABLE orders (number int PRIMARY KEY, cents int, receipt int, courier text);
@@ -111,6 +113,14 @@ class World:
     def be_slow(self, seconds: float) -> None:
         """Have each request take so long."""
         requests.put(f"{self._url}/slowness/{seconds}", timeout=PATIENCE_SECONDS).raise_for_status()
+
+    def let_take(self, orders: int) -> None:
+        """Have the shop wait once it has charged one order more than these."""
+        requests.put(f"{self._url}/limit/{orders}", timeout=PATIENCE_SECONDS).raise_for_status()
+
+    def charged(self) -> int:
+        """Return how many orders have been charged."""
+        return len(self.books()["charges"])
 
     def books(self) -> dict[str, Any]:
         """Return the books of the services."""
@@ -188,10 +198,18 @@ class Story:
         world.be_slow(SLOWNESS_SECONDS)
         shop = Shop(self._folder / "killed", orders, world)
         run, printed = Run(shop), []
-        moment = 0.0
-        for number in range(1, self._options.kills + 1):
-            self._wait_for_commit(run, moment)
-            run, moment = self._kill(shop, run, printed, number, world)
+        moment, kills = 0.0, self._options.kills
+        shares = [orders * number // (kills + 1) for number in range(kills + 1)]
+        for number, (first, last) in enumerate(itertools.pairwise(shares), 1):
+            world.let_take(
+                first
+            )  # however long a checkpoint or a restore takes, there are orders left to be killed in
+            run.event("checkpoint-committed", moment)
+            victim = psutil.Process(shop.ask("status")["job_pid"] if number % 2 else run.process.pid)
+            world.let_take(last)
+            self._wait_for_progress(run, world, self._random.randint(first, last))
+            run, moment = self._kill(shop, run, victim, printed, world)
+        world.let_take(orders)
         world.be_slow(0)
         if (code := run.wait()) != 0:
             raise DemoError(f"ckptrun ended with exit code {code}")
@@ -210,28 +228,27 @@ class Story:
         self._say("this is how the world must look in the end.")
         return lines
 
-    def _wait_for_commit(self, run: Run, after: float) -> None:
-        """Wait for a new checkpoint, and then a random time more, so that the blow can fall anywhere."""
-        run.event("checkpoint-committed", after)
-        until = time.monotonic() + self._random.uniform(0, 2 * INTERVAL_SECONDS)
-        run.until("random moment", lambda: time.monotonic() >= until)
+    def _wait_for_progress(self, run: Run, world: World, orders: int) -> None:
+        """Wait until so many orders are charged, and a random time more, so that the blow can fall anywhere in one."""
+        run.until(f"{orders}. order", lambda: world.charged() >= orders)
+        time.sleep(self._random.uniform(0, REQUESTS * SLOWNESS_SECONDS))
 
-    def _kill(self, shop: Shop, run: Run, printed: list[str], number: int, world: World) -> tuple[Run, float]:
+    def _kill(
+        self, shop: Shop, run: Run, victim: psutil.Process, printed: list[str], world: World
+    ) -> tuple[Run, float]:
         """Kill the job, or ckptrun with it; return the run that goes on, and when the job ran again."""
         children = psutil.Process(run.process.pid).children(recursive=True)
         moment = time.time()
-        if number % 2:
-            victim = "the job"
-            psutil.Process(shop.ask("status")["job_pid"]).kill()
-        else:
-            victim = "ckptrun, and the job with it"
-            run.process.kill()
+        victim.kill()
+        name = "the job"
+        if victim.pid == run.process.pid:
+            name = "ckptrun, and the job with it"
             run.wait()
             psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
             printed += run.output
             run = Run(shop)
-        charges, rows = len(world.books()["charges"]), world.rows("SELECT orders FROM totals")[0][0]
-        self._say(f"[bold red]SIGKILL[/bold red] to {victim}: {charges} orders charged, {rows} written.")
+        charges, rows = world.charged(), world.rows("SELECT orders FROM totals")[0][0]
+        self._say(f"[bold red]SIGKILL[/bold red] to {name}: {charges} orders charged, {rows} written.")
         event = run.event("job-restored", moment)
         rows = world.rows("SELECT orders FROM totals")[0][0]
         self._say(f"[green]running again[/green] {when(event) - moment:.1f} s later, {rows} orders written.")

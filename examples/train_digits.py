@@ -3,7 +3,8 @@
     python examples/train_digits.py --steps 600 --log train.csv --model model.npz
 
 Every step is one mini-batch and one line of the log. The same options give the same weights, bit for bit, so
-that an interrupted run can be compared with one left alone. ``--step-seconds`` makes it last longer.
+that an interrupted run can be compared with one left alone. ``--step-seconds`` makes it last longer, and before step
+N it waits while a file N lies in ``--hold``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 TEST_IMAGES = 360
+HOLD_POLL_SECONDS = 0.01
 
 
 def main() -> None:
@@ -39,6 +41,8 @@ def main() -> None:
     options.log.write_text("step,loss,accuracy\n", encoding="ascii")
     with options.log.open("a", encoding="ascii") as log:
         for step in range(1, options.steps + 1):
+            while options.hold and (options.hold / str(step)).exists():
+                time.sleep(HOLD_POLL_SECONDS)
             batch = shuffle.choice(train, options.batch, replace=False)
             network.partial_fit(images[batch], labels[batch], classes=range(10))
             accuracy = network.score(images[test], labels[test])
@@ -69,6 +73,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=600, help="mini-batches to learn from (600)")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="pause after every step (0)")
+    parser.add_argument("--hold", type=Path, help="folder of files that hold it, each before its step (none)")
     parser.add_argument("--batch", type=int, default=64, help="images per mini-batch (64)")
     parser.add_argument("--hidden", type=int, default=128, help="neurons of the first layer (128)")
     parser.add_argument("--seed", type=int, default=1, help="of the weights and of the batches (1)")
