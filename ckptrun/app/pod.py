@@ -36,18 +36,21 @@ def check_rights() -> None:
             f"the sidecar runs as uid {os.geteuid()}",
             hint="set runAsUser: 0 in the sidecar's securityContext; the job's container needs no such thing",
         )
+    reasons, remedies = [], []
     if missing := probe.missing_capabilities(probe.effective_capabilities()):
         names = ", ".join(missing)
-        raise PermissionMissingError(
-            f"the sidecar lacks {names}: jobs could not be restored",
-            hint=f"add {names} to securityContext.capabilities of the container ckptrun (the job's needs none); "
-            "a namespace that enforces Pod Security baseline or restricted refuses them: see docs/kubernetes.md",
+        reasons.append(f"the sidecar lacks {names}: jobs could not be restored")
+        remedies.append(
+            f"add {names} to securityContext.capabilities of the container ckptrun (the job's needs none); "
+            "a namespace that enforces Pod Security baseline or restricted refuses them: see docs/kubernetes.md"
         )
     if probe.has_seccomp_filter():
-        raise PermissionMissingError(
-            "the sidecar has a seccomp filter, under which the job's own cannot be saved",
-            hint="set securityContext.seccompProfile.type: Unconfined on the container ckptrun; the job's keeps its",
+        reasons.append("the sidecar has a seccomp filter, under which the job's own cannot be saved")
+        remedies.append(
+            "set securityContext.seccompProfile.type: Unconfined on the container ckptrun; the job's keeps its"
         )
+    if reasons:
+        raise PermissionMissingError("; ".join(reasons), hint="; ".join(remedies))
 
 
 def prepare(shared: Path, environ: MutableMapping[str, str]) -> None:

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 import counting
 import psutil
 import yaml
-from podspec import Cluster
+from podspec import ApiServer, Cluster
 from support import chart
+from support import cluster as clusters
+from support.cluster import until
 from support.processes import PATIENCE, started_with
 
 from ckptrun.settings.names import run_directory
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from container import Container
     from kubelet import Kubelet, PlayedPod
     from podman import Podman
+    from support.cluster import StandIn
     from support.s3 import S3Server
 
 JOB = Path(counting.__file__)
@@ -52,6 +55,7 @@ class Release:
         images: of this machine, by their names in the values: ``job`` and ``ckptrun:test``.
         folder: the job's volume lies below it.
         values: of the chart, in place of or beside those that every release here has; merged one level deep.
+        api: what answers as the cluster's API; without one, the pods are told to leave it alone.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Release:
         images: dict[str, str],
         folder: Path,
         values: dict[str, Any],
+        api: StandIn | None = None,
     ) -> None:
+        self.api = api
         self.kubelet = kubelet
         self.podman = podman
         self.tag = f"release-{secrets.token_hex(8)}"
@@ -78,7 +84,8 @@ class Release:
         """Of the lineage; that of the first index."""
         self.values = _merged(self._values(server), values)
         self.command = [*self.values["job"]["command"], *self.values["job"]["args"]]
-        self.manifest = self._rendered(folder / "values.yaml")
+        text = self._rendered(folder / "values.yaml")
+        self.manifest = chart.workload(text)
         self.cluster = Cluster(
             images=images,
             secrets={
@@ -87,6 +94,7 @@ class Release:
             },
             claims={"data": self.data},
             namespace=chart.NAMESPACE,
+            **({} if api is None else _reachable(api, text)),
         )
         self.pods: list[ChartedPod] = []
 
@@ -110,12 +118,12 @@ class Release:
             },
             "key": {"secret": "key"},
             "checkpoint": {"interval": "off", **({} if self.mode == "wrapper" else {"env": mark})},
-            "api": {"enabled": False},
+            "api": {"enabled": self.api is not None},
         }
 
-    def _rendered(self, path: Path) -> dict[str, Any]:
+    def _rendered(self, path: Path) -> str:
         path.write_text(yaml.safe_dump(self.values), encoding="utf-8")
-        return chart.workload(chart.rendered("--values", str(path)))
+        return chart.rendered("--values", str(path))
 
     def play(self, **options: Any) -> ChartedPod:
         """Have a pod of the Job run on the next node."""
@@ -161,6 +169,24 @@ class ChartedPod:
     def _run_dir(self) -> Path:
         state = self.played.volume("ckptrun") / "state/ckptrun"
         return run_directory(state, self.release.store, self.release.name)
+
+    def shows(self, reason: str, *texts: str) -> str:
+        """Wait for an Event of this reason on the pod that has these texts; return what it says."""
+
+        def found() -> str:
+            said = [str(event["message"]) for event in self.shown() if event["reason"] == reason]
+            return next((one for one in said if all(text in one for text in texts)), "")
+
+        try:
+            return str(until(f"{reason} with {texts}", found))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.shown()}\n{self.told()}") from None
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return the Events on the pod."""
+        api, metadata = self.release.api, self.played.podspec.metadata
+        assert api is not None
+        return clusters.Pod(api, metadata["name"], metadata["uid"]).events()
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Return the diary, or its events of these names."""
@@ -253,6 +279,16 @@ class ChartedPod:
         groups = [path for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir()]
         assert not [path for path in groups if any(one in path.name for one in containers)]
         assert not folder.exists()
+
+
+def _reachable(api: StandIn, rendered: str) -> dict[str, Any]:
+    """Return what a kubelet knows of the API; the account there may do what the chart's Role says."""
+    api.grant(chart.of_kind(rendered, "Role")["rules"])
+    ca = (api.account / "ca.crt").read_text()
+    return {
+        "api": ApiServer(api.port, clusters.TOKEN, ca, api.add_pod),
+        "config_maps": {"kube-root-ca.crt": {"ca.crt": ca}},
+    }
 
 
 def continued(out: list[str], at: int) -> None:

@@ -10,6 +10,8 @@ from images import made_base, made_image
 from kubelet import Kubelet
 from podman import Podman, why_not
 from pods import Pod
+from support import chart
+from support.cluster import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +72,16 @@ def kubelet(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Kubelet
 class Install(Protocol):
     """Installs the chart; see `Release`."""
 
-    def __call__(self, **values: Any) -> Release: ...
+    def __call__(self, *, api: StandIn | None = None, **values: Any) -> Release: ...
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[StandIn]:
+    """The API of a cluster, as a stand-in; what was written to it must have been flawless."""
+    with StandIn(tmp_path / "cluster") as made:
+        made.namespace = chart.NAMESPACE
+        yield made
+        assert made.state.problems == []
 
 
 @pytest.fixture
@@ -80,12 +91,12 @@ def install(
     """Install the chart; nothing of its pods is left when the test is over."""
     releases: list[Release] = []
 
-    def made(**values: Any) -> Release:
+    def made(*, api: StandIn | None = None, **values: Any) -> Release:
         folder = tmp_path / f"release{len(releases)}"
         folder.mkdir()
         job = ckptrun_image if values.get("mode") == "wrapper" else base_image
         images = {"job": job, "ckptrun:test": ckptrun_image}
-        releases.append(release := Release(kubelet, podman, s3_server, images, folder, values))
+        releases.append(release := Release(kubelet, podman, s3_server, images, folder, values, api))
         return release
 
     yield made

@@ -98,6 +98,8 @@ class PlayedPod:
         )
         for port in [*ports, *([cluster.api.port] if cluster.api else [])]:
             self.pod.forward(port)
+        if cluster.api is not None:
+            cluster.api.add(self.name, described["metadata"]["uid"])
         self._life = threading.Thread(target=self._live, name=self.name, daemon=True)
         self._life.start()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from podman import Security
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 Dict = dict[str, Any]
@@ -56,11 +56,16 @@ class ConfigError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ApiServer:
-    """What a pod is told of the API server: a port of its loopback, its account's token, and the CA in PEM."""
+    """What a pod is told of the API server: a port of its loopback, its account's token, and the CA in PEM.
+
+    Args:
+        add: makes a pod of this name and uid known there, before anything of it runs.
+    """
 
     port: int
     token: str
     ca: str
+    add: Callable[[str, str], object] = lambda _name, _uid: None
 
 
 @dataclasses.dataclass(frozen=True)

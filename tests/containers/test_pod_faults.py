@@ -1,4 +1,4 @@
-"""What goes wrong with a pod of the chart is said in its logs, with what to do; nothing is done twice."""
+"""What goes wrong with a pod of the chart is said in its logs and in its Events, with what to do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from charted import RESTORED, STEPS
 from support import chart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from charted import Release
+    from charted import ChartedPod, Release
     from conftest import Install
+    from support.cluster import StandIn
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +22,9 @@ LEASE_ERROR = 79
 
 @pytest.mark.parametrize("mode", ["sidecar", "wrapper"])
 def test_of_two_pods_of_one_index_the_one_that_lost_the_store_stops_when_it_is_back(
-    install: Install, mode: str
+    install: Install, api: StandIn, mode: str
 ):
-    release = install(mode=mode, kind="IndexedJob")
+    release = install(api=api, mode=mode, kind="IndexedJob")
     job_uid = str(uuid.uuid4())
     first, _ = stories.begun(release, index=0, job_uid=job_uid)
     first.prints(STEPS - 1)  # it writes nothing more to the volume that both have
@@ -37,7 +36,9 @@ def test_of_two_pods_of_one_index_the_one_that_lost_the_store_stops_when_it_is_b
     assert first.played.wait() == "Failed"
     assert first.played.code("job") == LEASE_ERROR, first.told()
     assert second.played.name in first.said, first.told()
+    first.shows("Fenced", "was taken over", second.played.name, "give each a lineage of its own")
     first.expect_nothing_left()
+    second.shows("RestoredFromCheckpoint")
     stories.ended_well(release, second)
 
 
@@ -49,50 +50,50 @@ def _sidecar(release: Release) -> dict[str, Any]:
     return next(one for one in containers if one["name"] == name)
 
 
-def without_capabilities(release: Release) -> None:
-    _sidecar(release)["securityContext"]["capabilities"] = {"drop": ["ALL"]}
-
-
-def with_a_filter(release: Release) -> None:
-    _sidecar(release)["securityContext"]["seccompProfile"] = {"type": "RuntimeDefault"}
-
-
-def with_own_processes(release: Release) -> None:
-    chart.pod_spec(release.manifest)["shareProcessNamespace"] = False
-
-
-FAULTS = [
-    ("sidecar", without_capabilities, ["the sidecar lacks ", "SYS_ADMIN", "securityContext.capabilities"]),
-    ("wrapper", without_capabilities, ["securityContext.capabilities.add"]),
-    ("sidecar", with_a_filter, ["seccomp filter", "securityContext.seccompProfile.type: Unconfined"]),
-    ("wrapper", with_a_filter, ["seccomp filter", "securityContext.seccompProfile.type: Unconfined"]),
-    ("sidecar", with_own_processes, ["shareProcessNamespace: true"]),
-]
-
-
-@pytest.mark.parametrize(("mode", "fault", "words"), FAULTS)
-def test_what_the_pod_lacks_is_named_with_the_field_that_gives_it(
-    install: Install, mode: str, fault: Callable[[Release], None], words: list[str]
+@pytest.mark.parametrize("mode", ["sidecar", "wrapper"])
+def test_rights_that_the_pod_lacks_are_named_with_the_fields_that_give_them(
+    install: Install, api: StandIn, mode: str
 ):
-    release = install(mode=mode)
-    fault(release)
+    release = install(api=api, mode=mode)
+    context = _sidecar(release)["securityContext"]
+    context["capabilities"] = {"drop": ["ALL"]}
+    context["seccompProfile"] = {"type": "RuntimeDefault"}
+    told(
+        release.play(),
+        "PermissionMissing",
+        *("lacks ", "SYS_ADMIN", "securityContext.capabilities"),
+        *("seccomp filter", "securityContext.seccompProfile.type: Unconfined"),
+    )
+
+
+def test_a_pod_whose_containers_do_not_see_each_others_processes_is_told_the_field(
+    install: Install, api: StandIn
+):
+    release = install(api=api)
+    chart.pod_spec(release.manifest)["shareProcessNamespace"] = False
     pod = release.play()
-    for text in words:
-        pod.until(text, lambda text=text: text in pod.said + pod.played.log("job", "stderr"))
+    assert pod.played.wait() == "Failed"
+    assert "shareProcessNamespace: true" in pod.played.log("job", "stderr")
+    told(pod, "BadConfiguration", "do not see each other's processes", "shareProcessNamespace: true")
+
+
+def told(pod: ChartedPod, reason: str, *texts: str) -> None:
+    """See that what ckptrun says and an Event have these texts, and that the job has done nothing."""
+    pod.shows(reason, *texts)
+    assert all(text in pod.said for text in texts), pod.told()
+    assert pod.release.lines() == []
     pod.expect_nothing_left()
-    assert release.lines() == []
 
 
-def test_a_bucket_that_cannot_be_written_is_named(install: Install):
-    release = install(checkpoint={"requireStore": True})
+def test_a_bucket_that_cannot_be_written_is_named(install: Install, api: StandIn):
+    release = install(api=api, checkpoint={"requireStore": True})
     release.cluster.secrets["bucket"].update(  # type: ignore[attr-defined]
         AWS_ACCESS_KEY_ID="reader", AWS_SECRET_ACCESS_KEY="reader-secret"
     )
     pod = release.play()
     assert pod.played.wait() == "Failed"
     assert pod.played.code("job") == 73, pod.told()
-    assert "cannot write s3://" in pod.said, pod.told()
-    assert "check the credentials and their rights" in pod.said
+    told(pod, "StoreRefused", f"cannot write {release.store}", "check the credentials and their rights")
 
 
 def test_a_volume_that_is_full_is_named(install: Install):

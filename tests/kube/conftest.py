@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-import cluster as clusters
 import pytest
+from support import cluster as clusters
 
 from ckptrun.kube.access import find_access
 from ckptrun.kube.api import Api

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import cluster as clusters
 import pytest
+from support import cluster as clusters
 from support import pod as sidecars
 from support.run import COMMITTED, Lab
 

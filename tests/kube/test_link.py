@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import ALL_RULES, NODE, USER, until
+from support.cluster import ALL_RULES, NODE, USER, until
 
 from ckptrun.kube import board, link, watching
 from ckptrun.kube.duties import Hands
@@ -19,7 +19,7 @@ from ckptrun.settings import find_pod
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster import Cluster, Pod, StandIn
+    from support.cluster import Cluster, Pod, StandIn
 
 pytestmark = pytest.mark.slow
 
@@ -278,7 +278,7 @@ def test_without_access_one_warning_says_what_to_do(
 
 
 def test_a_server_of_another_authority_is_not_trusted(world: World, standin: StandIn, tmp_path: Any):
-    from cluster import authority  # noqa: PLC0415 -- for this test alone
+    from support.cluster import authority  # noqa: PLC0415 -- for this test alone
 
     authority(tmp_path, standin.account / "ca.crt")
     joined = world.join(standin_pod := _unseen(standin))
@@ -291,7 +291,7 @@ def test_a_server_of_another_authority_is_not_trusted(world: World, standin: Sta
 
 def _unseen(standin: StandIn) -> Pod:
     """A pod that the administrator need not be asked about."""
-    from cluster import Pod as Made  # noqa: PLC0415 -- likewise
+    from support.cluster import Pod as Made  # noqa: PLC0415 -- likewise
 
     return Made(standin, "unseen", "unseen-uid")
 

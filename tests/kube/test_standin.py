@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemas
+from support import kube_schemas as schemas
 
 from ckptrun.kube import objects
 from ckptrun.kube.access import find_access
@@ -16,7 +16,7 @@ from ckptrun.settings import find_pod
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster import StandIn
+    from support.cluster import StandIn
 
     from ckptrun.settings import Pod
 

@@ -15,8 +15,8 @@ from ckptrun.kube.presence import HELD_SECONDS, RENEW_SECONDS, Presence
 from ckptrun.kube.story import CHECKPOINTED, LAST, RESTORED, Story
 
 if TYPE_CHECKING:
-    from cluster import Cluster
-    from cluster import Pod as Seen
+    from support.cluster import Cluster
+    from support.cluster import Pod as Seen
 
     from ckptrun.settings import Pod
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
-import apiserver
 import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support import apiserver
 from support.processes import PATIENCE, POLL_SECONDS, die_with_parent
 
 from ckptrun.kube.rbac import CLUSTER_ROLE_RULES, ROLE_RULES
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NAMESPACE, ACCOUNT, NODE = "team", "trainer", "node-1"
 USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+TOKEN = "pod-token"
 PROGRAMS = Path(os.environ.get("CKPTRUN_TEST_KUBERNETES") or Path(__file__).parents[2] / ".kubernetes")
 ALL_RULES = [*ROLE_RULES, *CLUSTER_ROLE_RULES]
 
@@ -40,13 +41,15 @@ class Cluster:
     """What the two kinds have in common: everything that an administrator does over the API."""
 
     name = ""
+    namespace = NAMESPACE
+    """Of its pods."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.account = folder / "account"
         self.account.mkdir(parents=True)
         self.port = 0
-        self.set_token("pod-token")
+        self.set_token(TOKEN)
 
     def __enter__(self) -> Self:
         self.start()
@@ -93,9 +96,9 @@ class Cluster:
         assert response.status < 300, f"{method} {path}: {response.status} {response.data.decode()}"
         return dict(response.json())
 
-    def add_pod(self, name: str) -> Pod:
-        """Make a pod on the node, running."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    def add_pod(self, name: str, uid: str = "") -> Pod:
+        """Make a pod on the node, running; the stand-in takes a uid that it is given."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
         container = {"name": "job", "image": "registry.invalid/train:1"}
         pod = self.admin(
             "POST",
@@ -103,7 +106,7 @@ class Cluster:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "namespace": NAMESPACE},
+                "metadata": {"name": name, "namespace": self.namespace, **({"uid": uid} if uid else {})},
                 "spec": {"nodeName": NODE, "containers": [container], "automountServiceAccountToken": False},
             },
         )
@@ -121,7 +124,7 @@ class Cluster:
         self.admin("PATCH", f"/api/v1/nodes/{NODE}", {"spec": {"unschedulable": True}})
 
     def leases(self) -> list[dict[str, Any]]:
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
         return list(self.admin("GET", path)["items"])
 
 
@@ -132,7 +135,7 @@ class Pod:
         self.cluster = cluster
         self.name = name
         self.uid = uid
-        self._path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}"
+        self._path = f"/api/v1/namespaces/{cluster.namespace}/pods/{name}"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -140,7 +143,7 @@ class Pod:
         return {
             **self.cluster.environ,
             "CKPTRUN_POD_NAME": self.name,
-            "CKPTRUN_POD_NAMESPACE": NAMESPACE,
+            "CKPTRUN_POD_NAMESPACE": self.cluster.namespace,
             "CKPTRUN_POD_UID": self.uid,
             "CKPTRUN_NODE_NAME": NODE,
             "CKPTRUN_SERVICE_ACCOUNT": ACCOUNT,
@@ -178,7 +181,8 @@ class Pod:
 
     def events(self, reason: str = "") -> list[dict[str, Any]]:
         """Return the Events on this pod, of one reason or all."""
-        items = self.cluster.admin("GET", f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
+        path = f"/api/v1/namespaces/{self.cluster.namespace}/events"
+        items = self.cluster.admin("GET", path)["items"]
         mine = [item for item in items if item["involvedObject"].get("uid") == self.uid]
         return [item for item in mine if reason in {"", item["reason"]}]
 
@@ -191,7 +195,7 @@ class StandIn(Cluster):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.state = apiserver.State()
-        self.state.users["pod-token"] = USER
+        self.state.users[TOKEN] = USER
         authority(folder, self.account / "ca.crt")
         self._server = apiserver.Server(self.state, folder / "server.crt", folder / "server.key")
 
@@ -227,7 +231,7 @@ class Real(Cluster):
         self.port, self._etcd, self._peer = free_port(), free_port(), free_port()
         users = [
             f"{apiserver.ADMIN},admin,admin,system:masters",
-            f'pod-token,{USER},trainer,"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}"',
+            f'{TOKEN},{USER},trainer,"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}"',
         ]
         (folder / "tokens.csv").write_text("\n".join(users) + "\n")
         self._granted = False

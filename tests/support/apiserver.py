@@ -2,7 +2,8 @@
 
 HTTPS with a certificate of its own, bearer tokens, RBAC by verb, resource versions, preconditions, strategic merge
 patches of the kinds in use, watches with bookmarks, 410 and an end. Whatever is written is checked strictly
-(`schemas`). It shares no code with ckptrun. The same tests run against a real server where there is one: `cluster`.
+(`kube_schemas`). It shares no code with ckptrun. The same tests run against a real server where there is one, by
+`cluster`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import schemas
+from support import kube_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -270,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         group, kind = KINDS[plural]
         expected = f"{group}/v1" if group else "v1"
         try:
-            schemas.check(found, expected, kind)
+            kube_schemas.check(found, expected, kind)
         except ValueError as error:
             if user != "admin":
                 self.server.state.problems.append(f"{plural}: {error}: {json.dumps(found)}")
