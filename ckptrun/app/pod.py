@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,8 @@ from ckptrun.supervisor.workplace import PROBE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+
+    from ckptrun.errors import CkptrunError
 
 SHARED = "/ckptrun"
 SOCKET, WORK, STATE, CRIU = "run/shim.sock", "work", "state", "criu"
@@ -101,6 +106,27 @@ def check_peer(pid: int) -> None:
         )
 
 
+def turn_away(shared: Path, error: CkptrunError) -> None:
+    """Tell the next shim why it is not served, so that its container ends too; one with a job is left alone.
+
+    A sidecar that is no native one is started beside the job's container, which would wait for ever otherwise.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    path = shared / SOCKET
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        listening.bind(str(path))
+        path.chmod(0o666)
+        listening.listen()
+        connection, _ = listening.accept()
+        with connection:
+            said = connection.recv(_HELLO).split(b" ")
+            if len(said) > 3 and said[3] == b"0":
+                connection.send(f"refused {error}".encode()[:_REFUSAL])
+                connection.recv(1)  # until it has gone
+
+
 def is_listening(path: Path) -> bool:
     """Say whether a sidecar listens at a socket; nothing is sent to it."""
     text = Path("/proc/net/unix").read_text(encoding="utf-8", errors="surrogateescape")
@@ -111,5 +137,7 @@ def is_listening(path: Path) -> bool:
     return False
 
 
+_HELLO, _REFUSAL = 4096, 1000
+"""Bytes of a shim's first message, and of what it is told."""
 _ACCEPTS = 1 << 16
 """__SO_ACCEPTCON: it listens."""

@@ -21,6 +21,7 @@ from ckptrun.app.command import check_command
 from ckptrun.app.parts import Around
 from ckptrun.app.pods import failures_told, tell_pod
 from ckptrun.app.run import Run
+from ckptrun.capsule.hello import MisfitError
 from ckptrun.capsule.processes import descendants
 from ckptrun.capsule.shim import ShimListener
 from ckptrun.capsule.streams import Streams
@@ -54,13 +55,24 @@ def sidecar(given: Mapping[str, Any], *, once: bool) -> int:
         once: end with the job.
 
     Returns:
-        0: what the job ended with, its own container ends with.
+        0: what the job ended with, its own container ends with; the code of what keeps it from being served.
 
     Raises:
-        CkptrunError: nothing can be served here.
+        CkptrunError: nothing can be served here; not with `once`, where the job's container is told that as well, and
+            nothing in its pod waits for ever.
     """
-    with failures_told():
-        return _Sidecar(given, once=once).serve()
+    try:
+        with failures_told():
+            return _Sidecar(given, once=once).serve()
+    except CkptrunError as error:
+        if not once:
+            raise
+        speaker = Speaker()
+        speaker.error(error.message)
+        if error.hint:
+            speaker.error(f"  {error.hint}")
+        pod.turn_away(pod.shared_folder(os.environ), error)
+        return error.exit_code
 
 
 @dataclass(slots=True)
@@ -241,8 +253,11 @@ class _Sidecar:
         os._exit(128 + signum)
 
     def _refused(self, error: ConfigurationError) -> None:
+        """Tell of a shim that was not served; end where no other will be."""
         self._speaker.error(str(error))
         tell_pod(error)
+        if isinstance(error, MisfitError) and (error.running or self._once):
+            os._exit(error.exit_code)
 
     def _anew(self) -> None:
         """Begin again, as a new program: nothing of the run before is left in it."""

@@ -24,7 +24,21 @@ _MESSAGE = 4096
 _MOST_FDS = 64
 _LARGEST_SPEC = 16 << 20
 _CREDENTIALS = struct.Struct("3i")
+UNKNOWN = "unknown"
+"""The version that a shim names which has found none."""
 _NOT_OURS = "nothing but the shim is to use that socket"
+
+
+class MisfitError(ConfigurationError):
+    """The container of a shim and this sidecar do not go together, whichever shim comes.
+
+    Args:
+        running: its job runs, or has ended and nobody has been told: the shim is not sent away, or both were lost.
+    """
+
+    def __init__(self, message: str, *, hint: str, running: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.running = running
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,8 @@ def receive(connection: socket.socket, pid: int, version: str) -> Hello:
     """Read the hello of process `pid`, within the connection's timeout.
 
     Raises:
-        ConfigurationError: it is none, or the shim is of another protocol than ckptrun `version`.
+        MisfitError: the shim is of another protocol or version than ckptrun `version`.
+        ConfigurationError: it is no shim.
         OSError: the peer is gone, or says nothing, or its job has just ended: a shim will connect again.
     """
     message, fds, flags, _ = socket.recv_fds(connection, _MESSAGE, _MOST_FDS)
@@ -75,12 +90,8 @@ def _parse(pid: int, words: list[str], fds: list[int], flags: int, version: str)
     strange = ConfigurationError(f"process {pid} connected to the sidecar and is no shim", hint=_NOT_OURS)
     if len(words) < 3 or words[0] != "hello" or not re.fullmatch(r"\d{1,9}", words[1]):
         raise strange
-    if int(words[1]) != PROTOCOL:
-        raise ConfigurationError(
-            f"the job's container has the shim of ckptrun {_named(words[2])} (protocol {words[1]}), "
-            f"the sidecar is ckptrun {version or 'unknown'} (protocol {PROTOCOL})",
-            hint="give the init container ckptrun-install and the sidecar the same image",
-        )
+    if int(words[1]) != PROTOCOL or (version and words[2] not in {version, UNKNOWN}):
+        raise _misfit(words, version)
     if len(words) != 4 or not re.fullmatch(r"-?\d{1,9}", words[3]):
         raise strange
     if len(fds) < 4 or flags & socket.MSG_CTRUNC:
@@ -104,6 +115,18 @@ def _parse(pid: int, words: list[str], fds: list[int], flags: int, version: str)
         kept,
         running if running > 0 else None,
         -running - 1 if running < 0 else None,
+    )
+
+
+def _misfit(words: list[str], version: str) -> MisfitError:
+    running = len(words) > 3 and words[3] != "0"
+    left = "; its job is left alone, without checkpoints" if running else ""
+    then = ", and delete the pod: the next one goes on from the newest checkpoint" if running else ""
+    return MisfitError(
+        f"the job's container has the shim of ckptrun {_named(words[2])} (protocol {words[1]}), "
+        f"the sidecar is ckptrun {version or UNKNOWN} (protocol {PROTOCOL}){left}",
+        hint=f"give the init container ckptrun-install and the sidecar the same image: one tag, or one digest{then}",
+        running=running,
     )
 
 
@@ -147,4 +170,4 @@ def _pairs(fd: int) -> list[tuple[str, str]]:
 
 
 def _named(version: str) -> str:
-    return version if re.fullmatch(r"[\w.+-]{1,40}", version) else "unknown"
+    return version if re.fullmatch(r"[\w.+-]{1,40}", version) else UNKNOWN

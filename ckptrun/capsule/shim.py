@@ -310,7 +310,7 @@ class ShimListener:
     def _admit(self, pid: int) -> None:
         """Raise ConfigurationError if this process is not to be served."""
         if pid == 0:
-            raise ConfigurationError(
+            raise hello.MisfitError(
                 "the job's container and the sidecar do not see each other's processes",
                 hint="set shareProcessNamespace: true in the pod's spec",
             )
@@ -322,7 +322,8 @@ class ShimListener:
             )
 
     def _refuse(self, connection: socket.socket, error: ConfigurationError) -> None:
-        with contextlib.suppress(OSError):
-            connection.send(f"refused {error}; {error.hint}".encode()[:_REFUSAL])
+        if not (isinstance(error, hello.MisfitError) and error.running):
+            with contextlib.suppress(OSError):
+                connection.send(f"refused {error}".encode()[:_REFUSAL])
         connection.close()
         self._refused(error)

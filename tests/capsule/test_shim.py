@@ -227,6 +227,31 @@ def test_a_shim_of_another_protocol_is_refused_with_both_versions(
         assert "the same image" in words
 
 
+def test_a_shim_of_another_version_is_refused_unless_it_does_not_know_its_own(room: Room):
+    sidecar = room.sidecar("1.2.4")
+    started = room.shim("job")
+    assert started.wait() == 78
+    said = started.line("stderr")
+    assert "the shim of ckptrun 1.2.3 (protocol 1), the sidecar is ckptrun 1.2.4" in said
+    assert "the same image" in said
+    (room.folder / "VERSION").unlink()
+    room.shim("job")
+    sidecar.take()
+
+
+def test_a_shim_of_another_version_that_has_a_job_is_not_sent_away(room: Room):
+    sidecar, started = room.both("job")
+    pid = sidecar.start(*SLEEP)
+    sidecar.die()
+    newer = room.sidecar("1.2.4")
+    wait_until(lambda: newer.refusals, what="the sidecar is told")
+    assert "its job is left alone" in newer.refusals[0].message
+    assert "delete the pod" in newer.refusals[0].hint
+    newer.listener.close()
+    assert room.sidecar().take().hello.root_pid == pid
+    assert started.process.poll() is None
+
+
 def test_a_second_shim_is_refused_and_the_first_does_not_notice(room: Room):
     sidecar, first = room.both("job")
     second = room.shim("other")

@@ -52,7 +52,7 @@ class Side:
         self.status = 0
         self.signals: list[int] = []
         self.signalled = threading.Event()
-        self.listener = ShimListener(ROOM / "run/shim.sock", "test", lambda error: say("refused", error))
+        self.listener = ShimListener(ROOM / "run/shim.sock", "", lambda error: say("refused", error))
         shim = self.listener.wait(SECONDS)
         assert shim is not None
         self.shim: Shim = shim
