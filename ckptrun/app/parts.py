@@ -114,6 +114,7 @@ def assemble(
         private=["/dev/shm"],  # noqa: S108 - the capsule's own
         ignore=[f"{helpers.HIDDEN}/bin", *rendezvous.OWN, str(settings.state_dir), str(place)],
         trail=settings.run_dir / "writes",
+        user=who.modest,
     )
     meeting = Rendezvous(settings.run_dir / "channel", who.owner, there=dwelling.there)
     meeting.make()

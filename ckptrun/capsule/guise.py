@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptrun.capsule.visit import make_files_as
+from ckptrun.capsule.fsrights import make_files_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable

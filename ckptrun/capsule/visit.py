@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import queue
 import sys
 import threading
@@ -19,8 +18,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ckptrun.capsule.fsrights import make_files_as
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ckptrun.capsule.spec import Identity
@@ -32,9 +33,6 @@ _CLONE_NEWNS, _CLONE_FS = 0x20000, 0x200
 _OPEN_TREE, _MOVE_MOUNT = 428, 429
 _AT_FDCWD, _OPEN_TREE_CLONE, _AT_RECURSIVE, _FROM_EMPTY_PATH = -100, 1, 0x8000, 4
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
-_CAPABILITIES = 0x20080522
-_SETGROUPS = {"x86_64": 116, "aarch64": 159}
-"""The raw call: the library's changes every thread's."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _local = threading.local()
@@ -173,22 +171,6 @@ def _settle(done: Future[T], work: Callable[[], T]) -> None:
 
 def _visiting() -> bool:
     return getattr(_local, "asked", None) is not None
-
-
-def make_files_as(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Have this thread make files as another user, with every capability it had."""
-    array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
-    _call("setgroups", _libc.syscall(_SETGROUPS[platform.machine()], len(groups), array))
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
-    head = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
-    data = (ctypes.c_uint32 * 6)()
-    _call("capget", _libc.capget(head, data))
-    data[0], data[3] = (
-        data[1],
-        data[4],
-    )  # effective as permitted: becoming another user has taken those of files
-    _call("capset", _libc.capset(head, data))
 
 
 def _unshare(flags: int) -> None:

@@ -36,12 +36,14 @@ class Candidate:
         status: what ``stat`` said.
         append_only: every writable descriptor has O_APPEND, and there is no mapping.
         mapped: somebody has it mapped shared with the right to write.
+        held: it is proven to be the very file that the job has open or mapped for writing.
     """
 
     path: str
     status: os.stat_result
     append_only: bool
     mapped: bool
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,34 +141,36 @@ class _Scan:
         return under(path, self._ignore)
 
     def _add(self, path: str, link: str, *, append: bool, mapped: bool) -> None:
-        status = self._named(path, link)
+        status, held = self._named(path, link)
         if status is None:
             return
         ident = (status.st_dev, status.st_ino)
         known = self.result.files.get(ident)
         if known is None:
-            self.result.files[ident] = Candidate(path, status, append and not mapped, mapped)
-        elif known.mapped < mapped or known.append_only > append:
+            self.result.files[ident] = Candidate(path, status, append and not mapped, mapped, held)
+        elif known.mapped < mapped or known.append_only > append or known.held < held:
             both = known.append_only and append and not mapped
-            self.result.files[ident] = replace(known, append_only=both, mapped=known.mapped or mapped)
+            self.result.files[ident] = replace(
+                known, append_only=both, mapped=known.mapped or mapped, held=known.held or held
+            )
 
-    def _named(self, path: str, link: str) -> os.stat_result | None:
-        """Return the status of a regular file behind a link of /proc if it still has this name."""
+    def _named(self, path: str, link: str) -> tuple[os.stat_result | None, bool]:
+        """Return the status of a regular file behind a link of /proc if it still has this name; and if that is sure."""
         try:
             behind: os.stat_result | None = os.stat(link)
         except PermissionError:  # map_files needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE; the name must do
             behind = None
         if behind is not None and (not stat.S_ISREG(behind.st_mode) or not behind.st_nlink):
-            return None
+            return None, False
         if path not in self._names:
             self._names[path] = _lstat(self._root + path)
         named = self._names[path]
         if behind is None:
-            return named if named is not None and stat.S_ISREG(named.st_mode) else None
+            return (named if named is not None and stat.S_ISREG(named.st_mode) else None), False
         if named is not None and os.path.samestat(named, behind):
-            return named
+            return named, True
         self.result.unnamed[behind.st_dev, behind.st_ino] = path.removesuffix(" (deleted)")
-        return None
+        return None, False
 
 
 def _lstat(path: str) -> os.stat_result | None:

@@ -20,11 +20,12 @@ from ckptrun.journal.attribution import Attribution, Look
 from ckptrun.journal.candidates import Candidate, root_of, scan, under
 from ckptrun.journal.captured import Capture, Frozen, Prepared
 from ckptrun.journal.comparing import boot_id
-from ckptrun.journal.contents import key_of, open_regular
+from ckptrun.journal.contents import key_of
 from ckptrun.journal.early import Early
 from ckptrun.journal.freezing import Freezing, carried
 from ckptrun.journal.mounts import Mounted
 from ckptrun.journal.record import FileRecord, How, Identity, Kind, Part, printable
+from ckptrun.journal.sight import Sight
 from ckptrun.journal.taking import Known, Put, Taker, end_of, settled
 from ckptrun.journal.trail import Trail
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Source
     from ckptrun.journal.candidates import CandidateSet, Ident
     from ckptrun.journal.fanotify import Event, Place
+    from ckptrun.journal.sight import User
 
 
 class Journal:
@@ -47,6 +49,7 @@ class Journal:
         private: trees of the capsule's own (its /dev/shm, its TMPDIR), captured at every checkpoint.
         ignore: ckptrun's own paths, in the job's eyes: never captured, wherever they lie.
         trail: folder for what the job does to files (`Journal.watch`); None: only open files count.
+        user: whom the job runs as, if that is somebody with fewer rights than ours.
     """
 
     def __init__(
@@ -57,11 +60,13 @@ class Journal:
         private: Sequence[str] = (),
         ignore: Sequence[str] = (),
         trail: Path | None = None,
+        user: User | None = None,
     ) -> None:
         self._limit = limit_bytes
         self._preserve = tuple(path for path in preserve if not under(path, private))
         self._private = tuple(private)
         self._ignore = tuple(ignore)
+        self._user = user
         self._last: dict[Ident, Known] = {}
         self._no_clone: set[int] = set()
         self._boot = boot_id()
@@ -93,7 +98,7 @@ class Journal:
         """
         root = root_of(pids)
         early = Early(
-            root=root,
+            sight=Sight(root, self._user),
             taker=Taker(put, self._limit, self._no_clone),
             last=self._last,
             previous=previous,
@@ -144,7 +149,7 @@ class Journal:
         root = root_of(pids)
         found = scan(pids, root, self._ignore)
         freezing = Freezing(
-            root=root,
+            sight=Sight(root, self._user),
             found=found,
             taker=Taker(put, prepared.left, self._no_clone),
             known=prepared.known,
@@ -250,12 +255,14 @@ class Journal:
             files = [record.path for record in records if not record.private and not record.tree]
             self._attribution.resume(files, checkpoint)
         self._last = {}
+        sight = Sight("/", self._user)
         for record in records:
             if record.kind is not Kind.FILE or record.private or record.link or not record.exact:
                 continue
             try:
-                status = os.lstat(record.path)
-                with open_regular("/", record.path, status) as fd:
+                status = sight.lstat(record.path)
+                file = Candidate(record.path, status, append_only=False, mapped=False)
+                with sight.open(file) as fd:
                     end = end_of(fd, record.size) if record.how is How.APPEND else ""
             except OSError:
                 continue

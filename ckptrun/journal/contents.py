@@ -10,7 +10,6 @@ import fcntl
 import os
 import sys
 import weakref
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from blake3 import blake3
@@ -199,23 +198,6 @@ def cloned(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def open_regular(root: str, path: str, status: os.stat_result) -> Iterator[int]:
-    """Give a descriptor for reading of the very file that ``status`` was taken of.
-
-    Raises:
-        OSError: it cannot be opened; ESTALE: another file has this name now.
-    """
-    full = path if root == "/" else root + path
-    fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not os.path.samestat(os.fstat(fd), status):
-            raise OSError(errno.ESTALE, "another file has this name now", path)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def flags_of(path: str) -> str:

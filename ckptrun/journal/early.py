@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from ckptrun.errors import CorruptError
 from ckptrun.journal.candidates import Candidate
-from ckptrun.journal.contents import key_of, open_regular, xattrs_of
+from ckptrun.journal.contents import key_of, xattrs_of
 from ckptrun.journal.record import How, Kind, Part
 from ckptrun.journal.taking import WHOLE_UP_TO, Known, Taken, end_of, settled, unchanged
-from ckptrun.journal.trees import kind_of, resolve, walk
+from ckptrun.journal.trees import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptrun.core.model import Source
     from ckptrun.journal.candidates import CandidateSet, Ident
     from ckptrun.journal.mounts import Mounted
+    from ckptrun.journal.sight import Sight
     from ckptrun.journal.taking import Prefix, Taker
 
 
@@ -34,7 +35,7 @@ class Early:
     """One early look: what it may use, and what it has read so far.
 
     Args:
-        root: prefix through which the job's paths are reached.
+        sight: how the job's files are seen.
         taker: takes contents.
         last: what the previous checkpoint knew.
         previous: contents of earlier checkpoints that can still be read.
@@ -48,7 +49,7 @@ class Early:
             content is that; by path.
     """
 
-    root: str
+    sight: Sight
     taker: Taker
     last: Mapping[Ident, Known]
     previous: Mapping[str, Source]
@@ -97,12 +98,12 @@ class Early:
 
     def _regular_files(self, tree: str, stop: frozenset[str]) -> Iterator[tuple[Ident, Candidate]]:
         try:
-            top = resolve(self.root, tree)
+            top = self.sight.resolve(tree)
         except OSError:
             return
         if self.mounted.kernels_at(top):
             return
-        for entry in walk(self.root, top, stop | self.mounted.kernels.keys(), []):
+        for entry in self.sight.walk(top, stop | self.mounted.kernels.keys(), []):
             if kind_of(entry.status) is Kind.FILE:
                 ident = (entry.status.st_dev, entry.status.st_ino)
                 yield ident, Candidate(entry.path, entry.status, append_only=False, mapped=False)
@@ -110,7 +111,7 @@ class Early:
     def _file(self, ident: Ident, file: Candidate) -> None:
         status = file.status
         if file.append_only and status.st_size > WHOLE_UP_TO:
-            with open_regular(self.root, file.path, status) as fd:
+            with self.sight.open(file) as fd:
                 prefix, read = self.taker.prefix(fd, status.st_size, self.last.get(ident), self.previous)
             self.copied += sum(source.size for source in read.values())
             self.sources |= read
@@ -123,12 +124,12 @@ class Early:
             self._read(ident, file)
 
     def _read(self, ident: Ident, file: Candidate, *, closed: bool = False) -> None:
-        with open_regular(self.root, file.path, file.status) as fd:
+        with self.sight.open(file) as fd:
             status = os.fstat(fd)
             xattrs = xattrs_of(fd)
             taken = self._grown(fd, status) if closed else None
             if taken is None:
-                taken = self.taker.whole(fd, status, os.path.dirname(self._full(file.path)))
+                taken = self.taker.whole(fd, status, os.path.dirname(self.sight.full(file.path)))
             trusted = settled(status) and status.st_dev not in self.mounted.timeless
             if taken is None or not (trusted or closed):
                 return
@@ -164,6 +165,3 @@ class Early:
                 self.sources[part.key] = self.previous[part.key]
                 self.reused.add(part.key)
         return True
-
-    def _full(self, path: str) -> str:
-        return path if self.root == "/" else self.root + path

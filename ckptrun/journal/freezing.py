@@ -5,7 +5,7 @@ disk.
 """
 
 # Names are strings with surrogates here, next to descriptors and raw calls; Path would add nothing.
-# ruff: noqa: PTH115, PTH120
+# ruff: noqa: PTH120
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 
 from ckptrun.errors import CorruptError
 from ckptrun.journal.candidates import Candidate, under
-from ckptrun.journal.contents import open_regular, xattrs_of
+from ckptrun.journal.contents import xattrs_of
 from ckptrun.journal.record import FileRecord, How, Kind
 from ckptrun.journal.taking import Taken, end_of, settled
-from ckptrun.journal.trees import kind_of, resolve, walk
+from ckptrun.journal.trees import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptrun.journal.candidates import CandidateSet, Ident
     from ckptrun.journal.mounts import Mounted
+    from ckptrun.journal.sight import Sight
     from ckptrun.journal.taking import Known, Piece, Prefix, Taker
 
 
@@ -55,7 +56,7 @@ class Freezing:
     """One capture: what it may use, and what it has found so far.
 
     Args:
-        root: prefix through which the job's paths are reached.
+        sight: how the job's files are seen.
         found: the candidates, scanned inside the freeze.
         taker: takes contents.
         known: see `Prepared`.
@@ -63,7 +64,7 @@ class Freezing:
         mounted: the mounts of the job's namespace.
     """
 
-    root: str
+    sight: Sight
     found: CandidateSet
     taker: Taker
     known: Mapping[Ident, Known]
@@ -77,7 +78,7 @@ class Freezing:
     def tree(self, path: str, stop: frozenset[str], *, private: bool) -> None:
         """Take a whole subtree, or a single file; a preserved one that is missing is recorded as absent."""
         try:
-            top = resolve(self.root, path)
+            top = self.sight.resolve(path)
         except OSError as error:
             self._problem(path, f"cannot be followed ({error.strerror})")
             return
@@ -87,7 +88,7 @@ class Freezing:
         stop |= self.mounted.kernels.keys()
         unread: list[str] = []
         empty = True
-        for entry in walk(self.root, top, stop, unread):
+        for entry in self.sight.walk(top, stop, unread):
             empty = False
             self._entry(entry.path, entry.status, top, private=private)
         for missed in unread:
@@ -112,7 +113,10 @@ class Freezing:
         """Take what the job has written by name, if it is not open, of whatever kind; what is gone is not there."""
         for path in paths:
             try:
-                status = os.lstat(self._full(path))
+                status = self.sight.lstat(path)
+            except PermissionError as error:
+                self._skip(path, "", f"cannot be read ({error.strerror})")
+                continue
             except OSError:
                 continue
             if self.seen.get((status.st_dev, status.st_ino)) != path:
@@ -136,14 +140,16 @@ class Freezing:
                 self.drafts.append(Draft(_described(record, status, (), link=first)))
                 return
             open_now = self.found.files.get(ident)
-            append_only, mapped = (open_now.append_only, open_now.mapped) if open_now else (False, False)
-            self._file(Candidate(path, status, append_only, mapped), record, counted=not private)
+            file = Candidate(path, status, append_only=False, mapped=False)
+            if open_now:
+                file = replace(open_now, path=path, status=status)
+            self._file(file, record, counted=not private)
             return
         target = ""
         try:
             if kind is Kind.SYMLINK:
-                target = os.readlink(self._full(path))
-            xattrs = () if kind is Kind.SYMLINK else xattrs_of(self._full(path))
+                target = self.sight.readlink(path)
+            xattrs = () if kind is Kind.SYMLINK else self.sight.xattrs(path)
         except OSError as error:
             self._skip(path, tree, f"cannot be read ({error.strerror})")
             return
@@ -172,7 +178,7 @@ class Freezing:
             self._inexact(record, status, f"cannot be read ({error.message})")
 
     def _open_and_take(self, file: Candidate, record: FileRecord, *, counted: bool) -> None:
-        with open_regular(self.root, file.path, file.status) as fd:
+        with self.sight.open(file) as fd:
             status = os.fstat(fd)
             xattrs = xattrs_of(fd)
             prefix = self.prefixes.get((status.st_dev, status.st_ino))
@@ -180,7 +186,7 @@ class Freezing:
             if file.append_only and prefix is not None:
                 taken = self.taker.tail(fd, status, prefix)
             if taken is None:
-                folder = os.path.dirname(self._full(file.path))
+                folder = os.path.dirname(self.sight.full(file.path))
                 taken = self.taker.whole(fd, status, folder, counted=counted)
             end = end_of(fd, status.st_size) if file.append_only else ""
         if taken is None:
@@ -201,9 +207,6 @@ class Freezing:
 
     def _problem(self, path: str, why: str) -> None:
         self.problems.append((path, f"{path!r} {why}; a restore of this checkpoint leaves it as it is then"))
-
-    def _full(self, path: str) -> str:
-        return path if self.root == "/" else self.root + path
 
 
 def carried(path: str, known: Known) -> Draft:

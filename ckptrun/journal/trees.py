@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from ckptrun.journal.record import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
+    from contextlib import AbstractContextManager
 
 _SYMLINKS = 40
 """Symlinks followed in one path, as the kernel does (``path_resolution(7)``)."""
@@ -85,7 +87,13 @@ def resolve(root: str, path: str, look: Callable[[str], None] = lambda _link: No
     return done or "/"
 
 
-def walk(root: str, top: str, stop: Container[str], unread: list[str]) -> Iterator[Entry]:
+def walk(
+    root: str,
+    top: str,
+    stop: Container[str],
+    unread: list[str],
+    looking: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Entry]:
     """Yield what a subtree holds, folders before their contents, in order; mounts inside belong to it.
 
     Args:
@@ -93,27 +101,30 @@ def walk(root: str, top: str, stop: Container[str], unread: list[str]) -> Iterat
         top: the subtree, resolved; nothing is yielded if it does not exist.
         stop: paths that are left out together with what is below them.
         unread: gets the paths that could not be read.
+        looking: a context in which paths are followed; what is done with an entry is done outside of it.
     """
     prefix = "" if root == "/" else root
     waiting = [top]
     try:
-        yield Entry(top, os.lstat(prefix + top))
+        with looking():
+            status = os.lstat(prefix + top)
     except FileNotFoundError:
         return
     except OSError:
         unread.append(top)
         return
+    yield Entry(top, status)
     while waiting:
         folder = waiting.pop()
         try:
-            with os.scandir(prefix + folder) as listing:
+            with looking(), os.scandir(prefix + folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
+                found = [_entry(entry, folder, unread) for entry in entries]
         except NotADirectoryError:
             continue
         except OSError:
             unread.append(folder)
             continue
-        found = [_entry(entry, folder, unread) for entry in entries]
         kept = [entry for entry in found if entry is not None and entry.path not in stop]
         yield from kept
         waiting.extend(entry.path for entry in reversed(kept) if stat.S_ISDIR(entry.status.st_mode))

@@ -7,6 +7,7 @@ import pwd
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptrun.capsule.fsrights import Modest
 from ckptrun.capsule.guise import Guise
 from ckptrun.capsule.spec import Identity
 from ckptrun.capsule.visit import here
@@ -76,6 +77,11 @@ class Privilege:
     def guise(self) -> Place:
         """Where files are made that are to be the job's: root may lack the right to give them away."""
         return Guise(self.job) if self.job and self.kind == RESTRICTED else here
+
+    @property
+    def modest(self) -> Modest | None:
+        """With whose rights the job's files are read, if not with our own; uid 0 may read what we may."""
+        return Modest(self.job) if self.job and self.job.uid else None
 
     @property
     def confined(self) -> bool:
