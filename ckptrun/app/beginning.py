@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ckptrun.app.identity import changed_files, this_owner
+from ckptrun.app.lifelock import LifeLock
 from ckptrun.app.stores import backend_of, key_source
 from ckptrun.capsule.visit import here
 from ckptrun.core.events import Candidate, Fresh, Resume
@@ -58,6 +59,7 @@ class Beginning:
         self.command = command
         self._note = note
         self._there = there
+        self._lock: LifeLock | None = None
         self._finished = settings.run_dir / "finished"
         self.unusable = ""
         """Why the run begins without the store, if it does."""
@@ -96,7 +98,9 @@ class Beginning:
     def _acquire(self, lineage: Lineage) -> Writer:
         me = this_owner()
         head = lineage.head() if self.settings.take_over else None
-        writer = lineage.acquire(me, take_over=self.settings.take_over, command=self.command)
+        lock = self._lock = self._lock or LifeLock(self.settings.run_dir, me.boot_id)
+        lock.enter(me.session)
+        writer = lineage.acquire(me, take_over=self.settings.take_over, command=self.command, gone=lock.gone)
         if head is not None and head.owner is not None:
             self._wait_for_end(head.owner, me)
         return writer

@@ -1,8 +1,8 @@
 """Whether a lineage may be taken from who holds it. Called by `lineage`.
 
-A holder that is dead on this very boot is known to be; of any other only its HEAD tells: a live writer changes it every
-few seconds, so one that stands still for a whole lease period is taken over. No clock of another machine is trusted,
-and a writer that was only slow finds out by the version of HEAD at its next write.
+A holder that is dead on this very boot is known to be, by its PID or by a lock that it had; of any other only its HEAD
+tells: a live writer changes it every few seconds, so one that stands still for a whole lease period is taken over. No
+clock of another machine is trusted, and a writer that was only slow finds out by the version of HEAD at its next write.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptrun.errors import HeldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from ckptrun.store.api import Head, Owner
 
@@ -21,8 +21,16 @@ LEASE_SECONDS = 15.0
 POLL_SECONDS = 1.0
 
 
-def is_dead(holder: Owner, me: Owner) -> bool:
-    """Say whether ``holder`` is known to be gone: it ran on this boot, where this process can see it, and does not."""
+def is_dead(holder: Owner, me: Owner, gone: Collection[str] = ()) -> bool:
+    """Say whether ``holder`` is known to be gone: it ran on this boot, where this process can see it, and does not.
+
+    Args:
+        holder: who has the lineage.
+        me: this process.
+        gone: sessions of this boot that are known to have ended.
+    """
+    if holder.boot_id == me.boot_id and holder.session in gone:
+        return True
     if (holder.boot_id, holder.pid_namespace) != (me.boot_id, me.pid_namespace):
         return False
     return start_time(holder.pid) != holder.start_time

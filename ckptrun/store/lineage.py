@@ -23,7 +23,7 @@ from ckptrun.store.writer import Writer, interrupted
 from ckptrun.store.writing import manifest_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from ckptrun.core.model import CheckpointRecord
@@ -140,6 +140,7 @@ class Lineage:
         *,
         take_over: bool,
         command: CommandFacts,
+        gone: Collection[str] = (),
         wait: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.time,
     ) -> Writer:
@@ -149,6 +150,7 @@ class Lineage:
             owner: this process.
             take_over: do not ask whether the present holder is alive.
             command: what a first run will execute.
+            gone: see `lease.is_dead`.
             wait: sleeps so many seconds.
             clock: seconds since the epoch.
 
@@ -165,7 +167,7 @@ class Lineage:
         self._backend.sweep(self._name)
         while True:
             found = self._read(access)
-            if found is not None and not self._free(access, found, owner, take_over=take_over, wait=wait):
+            if found is not None and not (take_over or self._free(access, found, owner, gone, wait)):
                 raise lease.held(self._name, self._backend.url, found.head)
             taken = self._take(access, found, owner, command, clock())
             if taken is not None:
@@ -206,10 +208,15 @@ class Lineage:
         return found
 
     def _free(
-        self, access: Access, found: Found, owner: Owner, *, take_over: bool, wait: Callable[[float], object]
+        self,
+        access: Access,
+        found: Found,
+        owner: Owner,
+        gone: Collection[str],
+        wait: Callable[[float], object],
     ) -> bool:
         holder = found.head.owner
-        if holder is None or take_over or lease.is_dead(holder, owner):
+        if holder is None or lease.is_dead(holder, owner, gone):
             return True
         return lease.stands_still(found.version, access.headfile.version, wait) or self._released(access)
 
