@@ -27,7 +27,7 @@ from ckptrun.capsule.shim import ShimListener
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.model import RunState
 from ckptrun.errors import CkptrunError, ConfigurationError
-from ckptrun.settings import Elsewhere, resolve_run
+from ckptrun.settings import Elsewhere, check_preserved, resolve_run
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import privilege, signals
 from ckptrun.supervisor.container import Container
@@ -169,6 +169,7 @@ class _Sidecar:
         if over is not None:
             return over
         container.there(lambda: check_command(settings))
+        check_preserved(self._given, os.environ, Path.cwd(), settings.cwd, container.there)
         around = Around(
             self._speaker,
             streams[0],

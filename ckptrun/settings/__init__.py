@@ -10,7 +10,14 @@ from ckptrun.core.config import RestartPolicy
 from ckptrun.settings.environment import adopt_store_credentials, job_environment
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.pod import Pod, find_pod
-from ckptrun.settings.resolve import Elsewhere, resolve_hooks, resolve_ledger, resolve_run, resolve_store
+from ckptrun.settings.resolve import (
+    Elsewhere,
+    check_preserved,
+    resolve_hooks,
+    resolve_ledger,
+    resolve_run,
+    resolve_store,
+)
 
 __all__ = [
     "Elsewhere",
@@ -23,6 +30,7 @@ __all__ = [
     "RunSettings",
     "StoreSettings",
     "adopt_store_credentials",
+    "check_preserved",
     "find_pod",
     "job_environment",
     "resolve_hooks",

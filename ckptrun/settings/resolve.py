@@ -25,7 +25,7 @@ from ckptrun.settings.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 HOOKS_FOLDER = "hooks.d"
 """Beside the file: a folder of hooks that is used without being named."""
@@ -111,7 +111,8 @@ def resolve_run(
         interval=sources.value("interval", _interval, "auto"),
         keep_last=sources.value("keep", parse_keep, Keep()).last,
         preserve=sources.many(
-            "preserve", lambda text: elsewhere.cwd / text if elsewhere else _existing(text, cwd)
+            "preserve",
+            lambda text: elsewhere.cwd / text if elsewhere else _existing(cwd / Path(text).expanduser()),
         ),
         journal_limit=sources.value("journal-limit", parse_size, 1 << 30),
         restart=sources.value("restart", lambda text: _choice(RestartPolicy, text), RestartPolicy.ON_FAILURE),
@@ -136,6 +137,29 @@ def resolve_run(
         verbosity=_verbosity(sources),
         pod=find_pod(environ),
     )
+
+
+def check_preserved(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    cwd: Path,
+    job_cwd: Path,
+    there: Callable[[Callable[[], Path]], Path],
+) -> None:
+    """Find out whether what is to be preserved is there, as `resolve_run` does for a job that is not `elsewhere`.
+
+    Args:
+        given: see `resolve_run`.
+        environ: likewise.
+        cwd: likewise.
+        job_cwd: the job's working directory.
+        there: runs what looks at the job's files.
+
+    Raises:
+        ConfigurationError: a path is not there, or cannot be reached.
+    """
+    sources = Sources(given, environ, read_document(cwd))
+    sources.many("preserve", lambda text: there(lambda: _existing(job_cwd / text)))
 
 
 def resolve_hooks(
@@ -312,8 +336,7 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _existing(text: str, cwd: Path) -> Path:
-    path = cwd / Path(text).expanduser()
+def _existing(path: Path) -> Path:
     try:
         path.stat()
     except OSError as error:

@@ -14,6 +14,8 @@ import pytest
 from ckptrun.capsule.spec import Identity
 from ckptrun.capsule.visit import AtHome, Visits, here, home
 from ckptrun.core.model import BytesSource
+from ckptrun.errors import ConfigurationError
+from ckptrun.settings import check_preserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,3 +146,19 @@ def test_visits_go_on_after_the_other_process_has_ended(other: Other, visits: Vi
     os.kill(other.pid, 9)
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     assert visits((other.files / "far" / "file").read_text) == "there\n"
+
+
+def test_a_path_to_preserve_is_looked_for_where_the_job_lives(other: Other, visits: Visits, tmp_path: Path):
+    def check(path: str) -> None:
+        check_preserved({}, {"CKPTRUN_PRESERVE": path}, tmp_path, other.files, visits)
+
+    check(f"near/file:{other.files}/far")
+    with pytest.raises(ConfigurationError) as caught:
+        check(f"near:{tmp_path}/here")
+    assert str(caught.value).startswith(
+        f"CKPTRUN_PRESERVE: {tmp_path}/here does not exist; name a file or folder"
+    )
+    (tmp_path / "here").touch()  # seen by the other side, as by this one
+    check(f"{tmp_path}/here")
+    with pytest.raises(ConfigurationError, match=f"{other.files}/gone does not exist"):
+        check("gone")

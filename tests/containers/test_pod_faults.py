@@ -101,3 +101,13 @@ def test_a_volume_that_is_full_is_named(install: Install):
     pod = release.play()
     assert pod.played.wait() == "Failed"
     assert "sizeLimit" in pod.played.log("ckptrun-install", "stderr"), pod.told()
+
+
+def test_a_path_to_preserve_that_the_jobs_container_lacks_is_named_before_the_job_begins(
+    install: Install, api: StandIn
+):
+    """The sidecar's own container has it: what counts is the job's."""
+    pod = install(api=api, checkpoint={"preserve": ["/data", "/opt/ckptrun"]}).play()
+    assert pod.played.wait() == "Failed"
+    assert pod.played.code("job") == 78, pod.told()
+    told(pod, "BadConfiguration", "CKPTRUN_PRESERVE: /opt/ckptrun does not exist", "from the start")

@@ -435,7 +435,9 @@ def test_what_a_dump_found_of_a_job_that_had_ended_is_not_said_of_the_next_incar
     story.do("open('later', 'w').write('2')")
     checkpoint = story.take()
     assert checkpoint.capture.problems == ()
-    assert [record.path for record in checkpoint.records] == [f"{work}/{name}" for name in ("closed", "later")]
+    assert [record.path for record in checkpoint.records] == [
+        f"{work}/{name}" for name in ("closed", "later")
+    ]
 
 
 def test_everything_the_job_has_is_recorded_once(story: Story, work: Path):
