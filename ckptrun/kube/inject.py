@@ -187,8 +187,11 @@ class _Pod:
             capable = podshape.SIDECAR if shape.mode is Mode.SIDECAR else name
             annotations = _child(_child(self._template, "metadata"), "annotations")
             annotations[podshape.APP_ARMOR_ANNOTATION + capable] = "unconfined"
-        if self._document["kind"] != "Pod" and self._spec.get("restartPolicy") == "Never":
-            self._around.setdefault("podFailurePolicy", podshape.failure_policy(shape, name))
+        if self._document["kind"] != "Pod":
+            if shape.version >= podshape.REPLACEMENT:
+                self._around["podReplacementPolicy"] = "Failed"
+            if self._spec.get("restartPolicy") == "Never":
+                self._around.setdefault("podFailurePolicy", podshape.failure_policy(shape, name))
 
     def _chosen(self, candidates: list[Node], container: str) -> Node:
         names = [str(candidate.get("name")) for candidate in candidates]
@@ -262,6 +265,12 @@ class _Pod:
             raise ConfigurationError(
                 f"{self.name_of(self._document)}: --name would be the same for every index",
                 hint="leave it out: each index gets a lineage of its own",
+            )
+        if spec.get("podReplacementPolicy") not in {None, "Failed"}:
+            raise ConfigurationError(
+                f"{self.name_of(self._document)}: with podReplacementPolicy {spec['podReplacementPolicy']} a second pod"
+                " of the lineage would begin while the first still takes its last checkpoint",
+                hint="take it out: it is Failed then",
             )
 
     def _check_grace(self) -> None:

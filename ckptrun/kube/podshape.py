@@ -35,6 +35,7 @@ CAPABILITIES = (
 
 NATIVE_SIDECARS = (1, 29)
 APP_ARMOR_FIELD = (1, 30)
+REPLACEMENT = (1, 29)
 NEWEST = (1, 37)
 """Versions of Kubernetes: the first with each thing, and the newest that the tests hold manifests to."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -132,7 +134,9 @@ def test_limits_of_the_pod_are_set_from_1_34_on_or_by_value():
         (["checkpoint.grace=1m30s"], "1m30s", 105),
         (["checkpoint.grace=20"], "20", 35),
         (["checkpoint.grace=1500ms"], "1500ms", 17),
-        (["spot.provider=gke"], "20s", 35),
+        (["spot.provider=gke"], "10s", 15),
+        (["spot.provider=gke", "checkpoint.grace=60s"], "60s", 75),
+        (["spot.provider=aks"], "20s", 35),
         (["checkpoint.grace=100s", "terminationGracePeriodSeconds=120"], "100s", 120),
     ],
 )
@@ -153,6 +157,35 @@ def test_failures_another_pod_can_cure_are_told_from_those_it_cannot():
     assert [condition["type"] for condition in disrupted["onPodConditions"]] == ["DisruptionTarget"]
     assert hopeless == {"action": "FailJob", "onExitCodes": {**codes, "values": [64, 77, 78, 126, 127]}}
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(("version", "policy"), [("1.28.9", None), ("1.29.0", "Failed")])
+def test_next_pod_begins_when_the_last_one_has_ended(version: str, policy: str | None):
+    sets = ("--set", "restartPolicy=OnFailure,podFailurePolicy.enabled=false")
+    spec = chart.workload(chart.rendered("-f", str(S3), *sets, version=version))["spec"]
+    assert spec.get("podReplacementPolicy") == policy
+
+
+def test_pods_of_a_silent_node_are_given_up_as_soon_as_the_values_say():
+    def tolerations(*words: str) -> list[dict[str, Any]]:
+        spec = chart.pod_spec(chart.workload(chart.rendered("-f", str(S3), *words)))
+        found: list[dict[str, Any]] = spec.get("tolerations", [])
+        return found
+
+    silent = [
+        {
+            "key": f"node.kubernetes.io/{how}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": 60,
+        }
+        for how in ("not-ready", "unreachable")
+    ]
+    assert tolerations() == silent
+    assert tolerations("--set", "lostNodeSeconds=null") == []
+    own = {**silent[1], "tolerationSeconds": 5}
+    assert tolerations("--set-json", f"tolerations=[{json.dumps(own)}]") == [own, silent[0]]
+    assert tolerations("--set", "tolerations[0].operator=Exists") == [{"operator": "Exists"}]
 
 
 def test_roles_hold_the_rights_that_are_made_use_of():
@@ -208,7 +241,15 @@ def test_names_that_look_like_numbers_stay_names():
         (["kind=Pod"], ["Nothing runs a bare Pod again", "kubectl describe pod train"]),
         (["kind=CronJob", "cron.schedule=@daily"], ["kubectl describe cronjob train"]),
         (["sidecar.native=false"], ["the sidecar is an ordinary container here"]),
-        (["spot.provider=aks", "checkpoint.grace=28s"], ["aks gives a spot node 30 s in all"]),
+        (["spot.provider=aks", "checkpoint.grace=28s"], ["a spot node of aks gives pods 30 s:"]),
+        (
+            ["spot.provider=gke", "checkpoint.grace=15s"],
+            ["a spot node of gke gives pods 15 s unless its node"],
+        ),
+        (
+            ["restartPolicy=OnFailure", "podFailurePolicy.enabled=false"],
+            ["after 6 of them the Job has failed. Set backoffLimit=1000"],
+        ),
         (["podResources.limits.memory=1Gi", "podResources.enabled=false"], ["podResources are left out"]),
         (["key.secret=", "key.noEncryption=true"], ["whoever can read the bucket can read the job's memory"]),
     ],
@@ -218,6 +259,11 @@ def test_notes_say_what_to_do_next(words: list[str], said: list[str]):
     text = chart.notes("-f", str(S3), *sets)
     for sentence in said:
         assert sentence in text, text
+
+
+def test_notes_are_silent_where_nothing_is_wrong():
+    sets = ("--set", "spot.provider=gke")
+    assert "NOTE" not in chart.notes("-f", str(S3), *sets)
 
 
 def test_settings_the_chart_gives_are_settings_ckptrun_takes(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -58,3 +59,18 @@ def test_every_object_of_the_schema_refuses_what_it_does_not_know():
                 closed(child, f"{path}.{name}")
 
     closed(json.loads((chart.CHART / "values.schema.json").read_text("utf-8")), "")
+
+
+def test_selectors_of_the_page_find_the_jobs_pod_and_not_the_doctors():
+    page = (chart.ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    selectors = re.findall(r"kubectl [^`\n]*?-l (\S+)", page)
+    assert len(selectors) > 1
+    text = chart.rendered("-f", str(chart.CHART / "ci" / "s3-values.yaml"))
+    job = chart.workload(text)["spec"]["template"]["metadata"]["labels"]
+    (doctor,) = [
+        d["metadata"]["labels"] for d in chart.documents(text) if d["metadata"]["name"].endswith("-doctor")
+    ]
+    for selector in selectors:
+        wanted = dict(part.split("=") for part in selector.split(","))
+        assert wanted.items() <= job.items(), selector
+        assert not wanted.items() <= doctor.items(), selector

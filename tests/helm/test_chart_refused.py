@@ -47,6 +47,10 @@ BY_SENTENCE = [
         "restartPolicy=OnFailure",
         "Kubernetes takes a podFailurePolicy with Never only. Set podFailurePolicy.enabled=false",
     ),
+    (
+        "serviceAccount.create=false",
+        "rbac.create would give ckptrun's rights to the namespace's account default.* serviceAccount.name",
+    ),
     ("podFailurePolicy.ignoreExitCodes={75,78}", "exit code 78 is in ignoreExitCodes and in failExitCodes"),
     ("checkpoint.grace=0", "checkpoint.grace 0 leaves no time for a last checkpoint"),
     ("checkpoint.grace=soon", 'checkpoint.grace: "soon" is not what it can be: write 30s or 2m'),

@@ -129,6 +129,17 @@ def test_own_failure_policy_and_restart_policy_are_left_alone():
     assert inject([document], SHAPE)[0]["spec"]["podFailurePolicy"] == {"rules": []}
 
 
+def test_next_pod_begins_when_the_last_one_has_ended():
+    for document in (job(), job(restartPolicy="OnFailure")):
+        assert inject([document], SHAPE)[0]["spec"]["podReplacementPolicy"] == "Failed"
+    old = Shape("ckptrun:1", "s3://bucket/runs", key="k", version=(1, 28))
+    assert "podReplacementPolicy" not in inject([job()], old)[0]["spec"]
+    document = job()
+    document["spec"]["podReplacementPolicy"] = "TerminatingOrFailed"
+    with pytest.raises(ConfigurationError, match="a second pod of the lineage would begin"):
+        inject([document], SHAPE)
+
+
 def _two() -> list[dict[str, Any]]:
     return [{"name": "a", "image": "x", "command": ["a"]}, {"name": "b", "image": "x", "command": ["b"]}]
 

@@ -96,6 +96,8 @@
 {{- if hasKey (.Values.job.resources.limits | default dict) .Values.gpu.resourceName }}{{ fail (printf "job.resources.limits has %s, which gpu.count sets: leave one of them out" .Values.gpu.resourceName) }}{{ end -}}
 {{- end -}}
 
+{{- if and .Values.api.enabled .Values.rbac.create (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}{{ fail "rbac.create would give ckptrun's rights to the namespace's account default, and so to every pod without one of its own: name an account with serviceAccount.name, have one made (serviceAccount.create=true), or set rbac.create=false" }}{{ end -}}
+
 {{- if and (ne .Values.spot.provider "custom") (or .Values.spot.nodeSelector .Values.spot.tolerations) }}{{ fail (printf "spot.nodeSelector and spot.tolerations hold with spot.provider custom, which is %s: set it, or use nodeSelector and tolerations" .Values.spot.provider) }}{{ end -}}
 {{- if and (eq .Values.spot.provider "custom") (not (or .Values.spot.nodeSelector .Values.spot.tolerations)) }}{{ fail "spot.provider custom says nothing by itself: set spot.nodeSelector or spot.tolerations" }}{{ end -}}
 

@@ -24,6 +24,10 @@ activeDeadlineSeconds: {{ int $v.activeDeadlineSeconds }}
 {{- if not (kindIs "invalid" $v.ttlSecondsAfterFinished) }}
 ttlSecondsAfterFinished: {{ int $v.ttlSecondsAfterFinished }}
 {{- end }}
+{{- if include "ckptrun.since" (list . "1.29") }}
+# the next pod begins when this one has ended: two would write one lineage
+podReplacementPolicy: Failed
+{{- end }}
 {{- if $v.podFailurePolicy.enabled }}
 podFailurePolicy:
   rules:

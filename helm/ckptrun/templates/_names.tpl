@@ -60,7 +60,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "ckptrun.grace" -}}
 {{- $grace := toString .Values.checkpoint.grace -}}
-{{- if $grace }}{{ $grace }}{{ else if has .Values.spot.provider (list "gke" "aks") }}20s{{ else }}30s{{ end -}}
+{{- if $grace }}{{ $grace }}{{ else if eq .Values.spot.provider "gke" }}10s{{ else if eq .Values.spot.provider "aks" }}20s{{ else }}30s{{ end -}}
 {{- end }}
 
 {{/* The grace in whole seconds, rounded up. */}}
@@ -79,12 +79,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- ceil $total | int -}}
 {{- end }}
 
+{{/* Seconds from SIGTERM to SIGKILL. A spot node of GKE's gives pods 15 unless its node pool says more. */}}
 {{- define "ckptrun.podGraceSeconds" -}}
-{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
-{{- add (include "ckptrun.graceSeconds" . | int) 15 -}}
-{{- else -}}
+{{- if not (kindIs "invalid" .Values.terminationGracePeriodSeconds) -}}
 {{- int .Values.terminationGracePeriodSeconds -}}
+{{- else if and (eq .Values.spot.provider "gke") (le (include "ckptrun.graceSeconds" . | int) 10) -}}
+15
+{{- else -}}
+{{- add (include "ckptrun.graceSeconds" . | int) 15 -}}
 {{- end -}}
+{{- end }}
+
+{{/* Seconds that a spot node of the provider gives a pod by default; empty: longer than anybody's grace. */}}
+{{- define "ckptrun.spotNotice" -}}
+{{- get (dict "gke" "15" "aks" "30") .Values.spot.provider -}}
 {{- end }}
 
 {{- define "ckptrun.storePath" -}}

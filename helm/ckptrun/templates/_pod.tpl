@@ -56,7 +56,7 @@ priorityClassName: {{ . | quote }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with concat $spot.tolerations $v.tolerations }}
+{{- with include "ckptrun.tolerations" . | fromYamlArray }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -243,6 +243,20 @@ appArmorProfile: {type: Unconfined}
 {{- with .Values.sidecar.seLinuxType }}
 seLinuxOptions: {type: {{ . | quote }}}
 {{- end }}
+{{- end }}
+
+{{/* Spot taints, the user's, and how long a silent node is waited for, where these do not say. */}}
+{{- define "ckptrun.tolerations" -}}
+{{- $said := concat (include "ckptrun.spot" . | fromYaml).tolerations .Values.tolerations -}}
+{{- $all := $said -}}
+{{- if not (kindIs "invalid" .Values.lostNodeSeconds) -}}
+{{- range $key := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
+{{- $told := false -}}
+{{- range $said }}{{ if and (has (.key | default $key) (list $key)) (has (.effect | default "NoExecute") (list "NoExecute")) }}{{ $told = true }}{{ end }}{{ end -}}
+{{- if not $told }}{{ $all = append $all (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" (int $.Values.lostNodeSeconds)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end }}
 
 {{- define "ckptrun.ownMounts" -}}
