@@ -11,7 +11,7 @@ from ckptrun.app.stores import backend_of, key_source
 from ckptrun.capsule.visit import here
 from ckptrun.core.events import Candidate, Fresh, Resume
 from ckptrun.core.model import RunState
-from ckptrun.core.resume import Flags, FreshStart, LastRun, Situation, decide
+from ckptrun.core.resume import EndOnly, Flags, FreshStart, LastRun, Situation, decide
 from ckptrun.errors import (
     CkptrunError,
     NoCheckpointError,
@@ -129,7 +129,7 @@ class Beginning:
         """
         writer = self._acquire(lineage)
         previous = writer.previous
-        unfinished = previous is not None and previous.state is not RunState.FINISHED
+        unfinished = previous is not None and (previous.state is not RunState.FINISHED or previous.ending)
         if unfinished and lineage.live() and not self.settings.fresh:
             writer.release()
             raise StoreRefusedError(
@@ -143,8 +143,8 @@ class Beginning:
             raise
         return writer
 
-    def plan(self, lineage: Lineage, writer: Writer | None) -> tuple[Fresh | Resume, list[str]]:
-        """Return how to begin, and what to tell the user about it.
+    def plan(self, lineage: Lineage, writer: Writer | None) -> tuple[Fresh | Resume | None, list[str]]:
+        """Return how to begin, and what to tell the user about it; None: not at all, only its end is left to be done.
 
         Raises:
             ChoiceNeededError: the user must say.
@@ -159,7 +159,8 @@ class Beginning:
         changed: tuple[str, ...] = ()
         if previous is not None:
             words = " ".join(previous.command.argv)
-            last = LastRun(previous.state, previous.exit, previous.command.digest, words)
+            ending = previous.ending and settings.at is None
+            last = LastRun(previous.state, previous.exit, previous.command.digest, words, ending)
             if previous.command.digest == self.command.digest and records:
                 then, written = previous.command.files, self._written(lineage)
                 changed = self._there(lambda: changed_files(then, settings.cwd, written))
@@ -172,6 +173,8 @@ class Beginning:
         notes = [decision.note] if decision.note else []
         if settings.at is None and not settings.fresh and last is not None:
             notes += _passed_over(settings.name, last, records, every)
+        if isinstance(decision, EndOnly):
+            return None, notes
         if isinstance(decision, FreshStart) or not records:
             if settings.at is not None:
                 raise UsageError("--fresh and --at contradict each other")

@@ -209,5 +209,5 @@ def _made_up(phase: Phase) -> Occasion:
         cause={"kind": "exit", "code": 1, "signal": None, "text": "exit code 1"}
         if phase is Phase.ON_FAILURE
         else None,
-        exit={"by": "job", "code": 0} if phase is Phase.ON_EXIT else None,
+        exit={"by": "job", "code": 0, "final": True} if phase is Phase.ON_EXIT else None,
     )

@@ -161,8 +161,10 @@ def _checkpoint(found: Lineage, record: CheckpointRecord, *, set_aside: bool) ->
 
 def _state(settings: StoreSettings, name: str, head: Head) -> str:
     """Return how the last run stands: one that its store calls running may have died since."""
-    if head.run.state is not RunState.RUNNING or is_live(settings.run_dir(name)):
+    if head.run.state is not RunState.RUNNING and not head.run.ending:
         return str(head.run.state)
+    if is_live(settings.run_dir(name)):
+        return str(RunState.RUNNING)
     if head.owner is None:
         return str(RunState.INTERRUPTED)
     alive = head.lease_until_hint > time.time() and not is_dead(head.owner, this_owner())

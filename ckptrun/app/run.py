@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ckptrun.app import places
@@ -21,7 +21,7 @@ from ckptrun.app.pods import attach, failures_told
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.config import Config
-from ckptrun.core.events import Fresh
+from ckptrun.core.events import Fresh, Resume
 from ckptrun.core.model import RunState
 from ckptrun.core.retention import Keep
 from ckptrun.criu import provision
@@ -29,6 +29,7 @@ from ckptrun.criu.images import ImageReader
 from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import control, pressure, privilege, requests, signals, workplace
 from ckptrun.supervisor.dwelling import Here
+from ckptrun.supervisor.ending import conclude
 from ckptrun.supervisor.machine import check_level
 from ckptrun.supervisor.network import Network
 from ckptrun.supervisor.shell import Shell
@@ -128,12 +129,11 @@ class Run:
         place = workplace.make(dict(os.environ), settings.state_dir, self.around.workplace)
         diary = EventLog(settings.run_dir / FILE_NAME)
         detach = attach(settings, shell, diary, self.speaker)
-        keep = Keep(settings.keep_last)
         vault = Vault(
             lineage,
             writer,
             lambda: beginning.acquire_late(lineage, parts.state.fits),
-            keep,
+            Keep(settings.keep_last),
             shell.post,
             self._note,
         )
@@ -147,16 +147,11 @@ class Run:
         pressure.watch(lambda: shell.enqueue(shell.relieve), stop)
         parts.channel.start()
         try:
-            self._find_state(parts, vault, lineage if writer else None, fresh=isinstance(plan, Fresh))
-            vault.start(run, fresh=isinstance(plan, Fresh))
-            finish = shell.run(parts, plan)
-            parts.effects.finish(
-                well=finish.state is RunState.FINISHED,
-                hand_over=lambda: parts.hooks.hand_over(shell.incarnation),
-            )
-            ended = replace(run, state=finish.state, exit=finish.exit, ended=time.time())
-            parts.state.close(stored=vault.close(ended, lambda: parts.state.end(lineage)))
-            beginning.mark(finished=finish.state is RunState.FINISHED)
+            fresh = not isinstance(plan, Resume)  # one that only ends has the state that the job has left
+            self._find_state(parts, vault, lineage if writer else None, fresh=fresh)
+            run = _as_it_ended(writer, diary) if plan is None else _lived(shell, parts, run, plan)
+            conclude(parts, run, shell.incarnation, lambda: parts.state.end(lineage))
+            beginning.mark(finished=run.state is RunState.FINISHED)
         finally:
             stop.set()
             shell.tell_end()
@@ -168,7 +163,8 @@ class Run:
             diary.close()
             for folder in (place, settings.run_dir / "tmp", settings.run_dir / "channel"):
                 shutil.rmtree(folder, ignore_errors=True)
-        return finish.exit.code
+        assert run.exit is not None
+        return run.exit.code
 
     def _tell_begin(self, diary: EventLog, unusable: str) -> None:
         settings = self.settings
@@ -192,6 +188,22 @@ class Run:
         settings = self.settings
         token = f"{secrets.token_hex(3)}-"
         return Config(token, settings.interval, settings.restart, settings.max_restarts, grace=settings.grace)
+
+
+def _lived(shell: Shell, parts: Parts, run: RunInfo, plan: Fresh | Resume) -> RunInfo:
+    """Have the job live to its end; return how the run ended."""
+    parts.vault.start(run, fresh=isinstance(plan, Fresh))
+    finish = shell.run(parts, plan)
+    return replace(run, state=finish.state, exit=finish.exit)
+
+
+def _as_it_ended(writer: Writer | None, diary: EventLog) -> RunInfo:
+    """Return the record of the run before this one, whose job had ended well."""
+    assert writer is not None
+    assert writer.previous is not None
+    assert writer.previous.exit is not None
+    diary.emit("run-ended", exit=asdict(writer.previous.exit), state=str(writer.previous.state))
+    return writer.previous
 
 
 def _ended_well(writer: Writer | None) -> bool | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptrun.core.events import Outcome
     from ckptrun.core.model import Exit, Json, RunState, Trigger
 
-POST_COMMIT, ON_FAILURE, ON_EXIT = "post-commit", "on-failure", "on-exit"
+POST_COMMIT, ON_FAILURE = "post-commit", "on-failure"
 """Phases of `RunHooks`."""
 
 DETAIL = "detail"
@@ -132,17 +132,15 @@ class RunHooks:
     Any `RestoreJob` that follows waits until they are through, and so does the end of the run.
 
     Args:
-        phase: ``post-commit``, ``on-failure`` or ``on-exit``.
+        phase: ``post-commit`` or ``on-failure``.
         checkpoint: id of the one that was committed.
         kept: post-commit: ids of those that can still be restored; None if that is not known.
         cause: how the job failed.
-        exit: how the run ends.
     """
 
     phase: str
     checkpoint: str | None = None
     cause: Outcome | None = None
-    exit: Exit | None = None
     kept: tuple[str, ...] | None = None
 
 
@@ -180,7 +178,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run is over: nothing of the job lives, and no command follows. ``exit`` goes to the user."""
+    """The run is over: nothing of the job lives, and no command follows. ``exit`` goes to the user.
+
+    What is left to do, in which order, is that of `ckptrun.supervisor.ending`.
+    """
 
     exit: Exit
     state: RunState

@@ -31,12 +31,14 @@ class LastRun:
         exit: whose code it ended with; None while running.
         command_digest: of the command it ran.
         command: that command in words, for messages.
+        ending: it ended well, and what follows that was not seen through.
     """
 
     state: RunState
     exit: Exit | None
     command_digest: str
     command: str = ""
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,14 @@ class ResumeFrom:
     note: str = ""
 
 
-Plan: TypeAlias = FreshStart | ResumeFrom
+@dataclass(frozen=True, slots=True)
+class EndOnly:
+    """The job has ended well: do only what was to follow that."""
+
+    note: str = ""
+
+
+Plan: TypeAlias = FreshStart | ResumeFrom | EndOnly
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,15 @@ TABLE = (
         lambda s: _last(s).command_digest != s.command_digest,
         cause=_other_command,
         hint="choose another --name for this one, or pass --fresh to replace it",
+        resumable=False,
+    ),
+    Row(
+        "ended with exit 0, but ckptrun was killed before it had seen to the rest",
+        lambda s: _last(s).ending,
+        plan=lambda s: EndOnly(
+            f"the job of lineage {s.name!r} had ended well when ckptrun was killed; it is not run again, "
+            "what follows its end is done now"
+        ),
         resumable=False,
     ),
     Row("ended with exit 0", lambda s: _last(s).state is RunState.FINISHED, plan=lambda _: FreshStart()),

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.commands import (
     NORMAL,
-    ON_EXIT,
     AbandonDump,
     Answer,
     DropLocal,
     Finish,
     KillCapsule,
     Record,
-    RunHooks,
     Say,
     WakeAt,
 )
@@ -133,7 +131,7 @@ class Turn:
         self.change(
             phase=Phase.ENDED, checkpoints=kept, requests=(), verdict=verdict, start_at=None, flush_by=None
         )
-        self.emit(RunHooks(ON_EXIT, exit=verdict.exit), verdict)
+        self.emit(verdict)
 
     def set_alarm(self, moments: list[float]) -> None:
         """Ask for a `Tick` at the earliest of these moments, unless the shell was told that already."""

@@ -149,7 +149,7 @@ class Occasion:
         root: the capsule's root directory as seen from here.
         outcome: how the checkpoint or restore went (``ok``, ``error``), in the phases that close it.
         cause: on-failure: what happened to the job (``kind, code, signal, text``).
-        exit: on-exit: whose exit code ended the run (``by, code``).
+        exit: on-exit: whose exit code ended the run, and whether for good (``by, code, final``).
         kept: post-commit: ids of the checkpoints that can still be restored; None if that is not known.
     """
 

@@ -108,7 +108,7 @@ class Context:
 
     def complete(self) -> bool:
         """on-exit: whether the run has come to its end, so that nothing of it is restored any more."""
-        return (self.exit or {}).get("code") == 0
+        return bool((self.exit or {}).get("final"))
 
     def forgettable(self, noted: Sequence[str]) -> list[str]:
         """post-commit: return which checkpoints can never be restored any more.

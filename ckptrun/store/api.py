@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptrun.core.model import RunState
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptrun.core.model import CheckpointRecord, Exit, RunState, Snapshot
+    from ckptrun.core.model import CheckpointRecord, Exit, Snapshot
 
 
 def _own_pid_namespace() -> str:
@@ -75,7 +77,7 @@ class RunInfo:
         exit: whose code it ended with.
         command: what it runs.
         started: seconds since the epoch.
-        ended: seconds since the epoch.
+        ended: seconds since the epoch, once nothing is left to be done.
         labels: the user's.
         set_aside: ids of checkpoints that no run goes on from unasked; kept by the writer from run to run.
     """
@@ -87,6 +89,11 @@ class RunInfo:
     ended: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     set_aside: tuple[str, ...] = ()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the job has ended well, and what follows that (hooks, effects) has not been seen through."""
+        return self.state is RunState.FINISHED and self.ended is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckptrun.core.commands import RestoreJob, RunHooks, TakeCheckpoint
     from ckptrun.core.events import Outcome
-    from ckptrun.core.model import Json
+    from ckptrun.core.model import Exit, Json
     from ckptrun.hooking.bracket import Bracket
     from ckptrun.hooking.contract import Hook
     from ckptrun.supervisor.facts import Facts
@@ -88,17 +88,21 @@ class RunsHooks:
         if not self._hooks.wants(phase):
             return
         checkpoint, data = self._known.pop(command.checkpoint or "", (None, {}))
+        cause = _cause(command.cause) if command.cause else None
         occasion = _occasion(phase, incarnation, checkpoint)
-        ended = command.exit
-        self._hooks.later(
-            replace(
-                occasion,
-                cause=_cause(command.cause) if command.cause else None,
-                exit={"by": ended.by, "code": ended.code} if ended else None,
-                kept=command.kept,
-            ),
-            data,
-        )
+        self._hooks.later(replace(occasion, cause=cause, kept=command.kept), data)
+
+    def end(self, end: Exit, incarnation: Incarnation | None, *, final: bool) -> None:
+        """Run the hooks of the run's end. Waits for them.
+
+        Args:
+            end: how it ends.
+            incarnation: the last one, if it was this run's.
+            final: whether nothing of the run can be restored any more.
+        """
+        occasion = _occasion(Phase.ON_EXIT, incarnation, None)
+        self._hooks.later(replace(occasion, exit={"by": end.by, "code": end.code, "final": final}))
+        self.wait()
 
     def hand_over(self, incarnation: Incarnation | None) -> None:
         """Have the hooks that take messages run for what waits at the job's end. Waits for them."""

@@ -10,12 +10,12 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptrun.core.events import CommitFailed, Committed, Fenced
 from ckptrun.errors import CkptrunError, FencedError, StoreError, StoreUnreachableError
 from ckptrun.supervisor.branches import Branches
+from ckptrun.supervisor.recording import Closing, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.staged import Staged
 
 RENEW_SECONDS = 5.0
-CLOSE_SECONDS = 30.0
-"""How long the end of a run waits for a store that does not answer."""
 
 
 class Vault:
@@ -123,6 +121,25 @@ class Vault:
 
         self._submit(work)
 
+    def settle(self, run: RunInfo) -> bool:
+        """Record that the run has ended well: from then on none goes on from its checkpoints. Says so when that fails.
+
+        Args:
+            run: the record, which does not say when it ended yet: that is for `close`.
+
+        Returns:
+            Whether nothing can be gone on with any more.
+        """
+        if self._writer is None:
+            return True  # the store has nothing of this run
+        writer = self._writer
+        recording = Recording(lambda: writer.set_run(run))
+        recording.start()
+        recording.wait()
+        for problem in recording.problems:
+            self._note(problem)
+        return not recording.problems
+
     def close(self, run: RunInfo, state: Callable[[], Snapshot | None] = lambda: None) -> bool:
         """Record how the run ended and give the lease back; says so when that fails. An upload is given up.
 
@@ -138,7 +155,7 @@ class Vault:
         if self._writer is None:
             return state() is None
         writer = self._writer
-        closing = _Closing(writer, run, state, lambda: self.branches.record(writer))
+        closing = Closing(writer, run, state, lambda: self.branches.record(writer))
         closing.start()
         closing.wait()
         for problem in closing.problems:
@@ -219,62 +236,3 @@ class Vault:
                 if self._out_of_reach:
                     self._note("the store can be reached again")
                 self._out_of_reach = False
-
-
-class _Closing(threading.Thread):
-    """The end of a run: the job's state, what is still to be recorded, and how it ended."""
-
-    def __init__(
-        self,
-        writer: Writer,
-        run: RunInfo,
-        state: Callable[[], Snapshot | None],
-        rest: Callable[[], None],
-    ) -> None:
-        super().__init__(name="close", daemon=True)
-        self.stored = False
-        self.problems = ["the end of this run could not be recorded: the store does not answer"]
-        self._writer = writer
-        self._record = run
-        self._state = state
-        self._rest = rest
-        self._moved = time.monotonic()
-
-    def wait(self) -> None:
-        """Wait for its end, or until nothing has moved for `CLOSE_SECONDS`."""
-        while self.is_alive() and (left := self._moved + CLOSE_SECONDS - time.monotonic()) > 0:
-            self.join(left)
-
-    def run(self) -> None:
-        """Store and record."""
-        problems = []
-        try:
-            self._store()
-        except Exception as error:  # noqa: BLE001 - the run is recorded all the same
-            problems.append(f"the job's state could not be stored: {_reason(error)}")
-        try:
-            self._rest()
-            self._writer.close(self._record)
-        except Exception as error:  # noqa: BLE001 - the run is over, whatever the store says
-            problems.append(f"the end of this run could not be recorded: {_reason(error)}")
-        self.problems = problems
-
-    def _store(self) -> None:
-        snapshot = self._state()
-        if snapshot is not None:
-            self._writer.set_run(self._record)  # whatever becomes of the state
-            self.problems = ["the job's state could not be stored: the store does not answer"]
-            self._writer.keep_state(self._writer.put(snapshot, frozen_seconds=0.0, progress=self._progress))
-        self.stored = True
-
-    def _progress(self, _done: int, _total: int) -> None:
-        self._moved = time.monotonic()
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, CkptrunError) else repr(error)
-
-
-def ended(run: RunInfo, **changes: object) -> RunInfo:
-    """Return the run's record with `changes`."""
-    return replace(run, **changes)  # type: ignore[arg-type]

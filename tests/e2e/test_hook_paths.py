@@ -80,7 +80,7 @@ def test_a_job_that_is_given_up_has_a_failure_each_time_and_one_end(lab: Lab, ho
     failures = told.count("on-failure")
     assert failures >= 2
     assert told[3:] == ["on-failure", *[*RESTORE, "on-failure"] * (failures - 1), "on-exit"]
-    assert contexts(lab)[-1]["exit"] == {"by": "job", "code": 3}
+    assert contexts(lab)[-1]["exit"] == {"by": "job", "code": 3, "final": False}
 
 
 def test_a_run_that_is_taken_over_ends_with_its_hooks(lab: Lab, hook: Callable[..., str], tmp_path: Path):
@@ -93,7 +93,7 @@ def test_a_run_that_is_taken_over_ends_with_its_hooks(lab: Lab, hook: Callable[.
         second.event(RESTORED)
         assert run.wait().code == 79
         assert phases(lab)[3:] == ["on-exit"]
-        assert contexts(lab)[-1]["exit"] == {"by": "ckptrun", "code": 79}
+        assert contexts(lab)[-1]["exit"] == {"by": "ckptrun", "code": 79, "final": False}
         lab.release()
         assert second.wait().code == 0
 

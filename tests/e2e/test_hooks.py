@@ -39,7 +39,7 @@ def test_phases_of_a_run_with_a_failure_and_a_restore(lab: Lab, hook: Callable[.
     assert to_restore["job"]["pids"] == []
     assert len(back["job"]["pids"]) == 2
     assert back["outcome"]["ok"]
-    assert ended["exit"] == {"by": "job", "code": 0}
+    assert ended["exit"] == {"by": "job", "code": 0, "final": True}
     assert before["epoch"] == 1
     assert before["options"] == {}
     assert [phase for phase, _ in calls(lab)] == phases(lab)
@@ -208,7 +208,7 @@ def test_a_stop_takes_its_checkpoint_with_the_hooks_and_ends_with_them(lab: Lab,
     assert run.wait().code == 75
     assert sorted(phases(lab)) == sorted([*CHECKPOINT, "post-commit", "on-exit"])
     assert phases(lab)[-1] == "on-exit"
-    assert contexts(lab)[-1]["exit"] == {"by": "ckptrun", "code": 75}
+    assert contexts(lab)[-1]["exit"] == {"by": "ckptrun", "code": 75, "final": False}
     assert len(lab.events(COMMITTED)) == 1
 
 

@@ -278,7 +278,7 @@ def test_a_function_is_called_in_its_own_process(tmp_path: Path):
     assert hook.phases == (Phase.ON_EXIT,)
     from ckptrun.hooking.contract import Occasion  # noqa: PLC0415
 
-    ran = parts.hooks.call(hook, Occasion(Phase.ON_EXIT, exit={"by": "job", "code": 0}), None)
+    ran = parts.hooks.call(hook, Occasion(Phase.ON_EXIT, exit={"by": "job", "code": 0, "final": True}), None)
     assert (ran.result.reason, ran.stderr) == ("on-exit", "to nobody\n")
     assert ran.result.data is not None
     assert ran.result.data["pid"] != 0

@@ -45,7 +45,7 @@ def test_a_context_is_as_the_schema_says_in_every_phase(tmp_path: Path):
     more = {
         Phase.ON_FAILURE: {"cause": {"kind": "signal", "code": None, "signal": 9, "text": "SIGKILL"}},
         Phase.POST_COMMIT: {"kept": ("abc-0001", "pinned")},
-        Phase.ON_EXIT: {"exit": {"by": "job", "code": 0}},
+        Phase.ON_EXIT: {"exit": {"by": "job", "code": 0, "final": True}},
         Phase.POST_RESTORE: {"outcome": {"ok": False, "error": "no"}},
     }
     for phase in Phase:
@@ -57,7 +57,7 @@ def test_a_context_is_as_the_schema_says_in_every_phase(tmp_path: Path):
         "version": 1, "phase": "on-exit", "hook": "h", "lineage": "train", "run": "run-1", "epoch": 7, "incarnation": 3,
         "checkpoint": {"id": "abc-0001", "trigger": "request", "created": 1.0},
         "job": {"command": ["python", "train.py"], "cwd": str(tmp_path), "pids": [10, 11], "root": "/proc/9/root"},
-        "outcome": None, "cause": None, "exit": {"by": "job", "code": 0}, "kept": None,
+        "outcome": None, "cause": None, "exit": {"by": "job", "code": 0, "final": True}, "kept": None,
         "options": {"to": "me"}, "timeout": 30.0, "data": {"seen": 1}, "messages": None, "dry_run": False,
     }  # fmt: skip
 

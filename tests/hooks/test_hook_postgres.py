@@ -81,7 +81,7 @@ def test_restores_of_one_checkpoint_again_and_again_and_of_older_ones(world: Wor
 
 def test_a_dry_run_of_any_other_phase_installs_nothing_and_keeps_nobody_out(world: World):
     for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "on-exit"):
-        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0}}
+        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0, "final": True}}
         assert world.call(phase, "c-1", dry_run=True, **done).result.get("outcome", "ok") == "ok"
     assert world.job.execute("SELECT to_regnamespace('ckptrun')").fetchone() == (None,)
     held = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ckptrun-hold:%'"
@@ -290,10 +290,12 @@ def test_a_commit_forgets_nothing_that_came_after_it_or_where_nobody_knows_what_
 def test_a_complete_run_leaves_nothing_behind_and_an_interrupted_one_all(world: World):
     checkpoint = world.checkpoint()
     work(world)
-    ended = {"by": "job", "code": 1}
+    ended = {"by": "job", "code": 1, "final": False}
     assert world.call("on-exit", "c-1", exit=ended).result == {"done": ["kept"]}
     assert world.value("SELECT count(*) FROM ckptrun.history") > 0
-    assert world.call("on-exit", "c-1", exit={**ended, "code": 0}).result == {"done": ["forgotten"]}
+    assert world.call("on-exit", "c-1", exit={**ended, "code": 0, "final": True}).result == {
+        "done": ["forgotten"]
+    }
     for table in ("history", "positions", "lineages"):
         assert world.value(f"SELECT count(*) FROM ckptrun.{table}") == 0
     assert world.value("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0

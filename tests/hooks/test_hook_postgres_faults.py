@@ -224,7 +224,7 @@ def test_a_server_that_is_down_is_said_in_every_phase_and_later_tries_succeed():
         work(world)
         server.stop()
         for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "pre-restore", "on-exit"):
-            ended = {"by": "job", "code": 0}
+            ended = {"by": "job", "code": 0, "final": True}
             result = world.call(phase, checkpoint[0], data=checkpoint[1], exit=ended).result
             wanted = "failed" if phase in {"post-commit", "on-exit"} else "retry"
             assert result["outcome"] == wanted, (phase, result)

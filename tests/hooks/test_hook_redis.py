@@ -201,7 +201,7 @@ def test_many_entries_go_back_in_one_piece(world: World):
 def test_a_dry_run_of_any_other_phase_writes_nothing_and_keeps_nobody_out(world: World):
     keys = sorted(world.job.keys())
     for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "on-exit"):
-        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0}}
+        done = {"outcome": {"ok": True, "error": None}, "exit": {"by": "job", "code": 0, "final": True}}
         assert world.call(phase, "c-1", dry_run=True, **done).result.get("outcome", "ok") == "ok"
     assert sorted(world.job.keys()) == keys
     reason = world.call("pre-checkpoint", "c-1", dry_run=True).result["reason"]
@@ -303,10 +303,12 @@ def test_what_can_still_be_restored_is_kept_and_a_complete_run_leaves_nothing(wo
         f"ckptrun:{{train}}:c:c-{n}".encode() for n in (2, 3, 9)
     ]
     assert "the store had let go of it" in world.refusal(checkpoints[0])
-    ended = {"by": "job", "code": 1}
+    ended = {"by": "job", "code": 1, "final": False}
     assert world.call("on-exit", "c-3", exit=ended).result == {"done": ["kept"]}
     world.restore(checkpoints[1])
-    assert world.call("on-exit", "c-3", exit={**ended, "code": 0}).result == {"done": ["forgotten"]}
+    assert world.call("on-exit", "c-3", exit={**ended, "code": 0, "final": True}).result == {
+        "done": ["forgotten"]
+    }
     assert world.job.keys("ckptrun:*") == []
 
 
@@ -403,7 +405,7 @@ def test_a_server_that_is_down_is_said_in_every_phase_and_one_without_its_data_i
         checkpoint = world.checkpoint()
         server.stop()
         for phase in ("pre-checkpoint", "post-checkpoint", "post-commit", "pre-restore", "on-exit"):
-            ended = {"by": "job", "code": 0}
+            ended = {"by": "job", "code": 0, "final": True}
             result = world.call(phase, checkpoint[0], data=checkpoint[1], exit=ended).result
             wanted = "failed" if phase in {"post-commit", "on-exit"} else "retry"
             assert result["outcome"] == wanted, (phase, result)

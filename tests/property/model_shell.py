@@ -16,6 +16,7 @@ from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.invariants import validate_state
 from ckptrun.core.machine import TABLE, step, story
+from ckptrun.core.model import RunState
 from ckptrun.core.state import Phase, State, initial
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ class ModelShell:
         self.numbers = count(1)
         self.alarm: float | None = None
         self.finish: c.Finish | None = None
-        self.exit_hooks: c.RunHooks | None = None
         self.hooked: set[str] = set()
         self.failures = 0
         self.silent_until = 0.0
@@ -443,7 +443,7 @@ class ModelShell:
         self.aside |= set(command.checkpoints)
 
     def on_run_hooks(self, command: c.RunHooks) -> None:
-        assert self.exit_hooks is None, "hooks after those of the end"
+        assert self.finish is None, "hooks after the end"
         match command.phase:
             case c.POST_COMMIT:
                 assert command.checkpoint in self.committed
@@ -455,9 +455,6 @@ class ModelShell:
                 assert not command.cause.ok
                 assert len(self.ended) > self.failures, "one failure was told twice"
                 self.failures = len(self.ended)
-            case c.ON_EXIT:
-                assert self.alive is None
-                self.exit_hooks = command
             case other:
                 raise AssertionError(other)
 
@@ -488,5 +485,5 @@ class ModelShell:
         assert self.started == self.ended
         assert not self.waiters, "somebody still waits"
         assert self.state.phase is Phase.ENDED
-        assert self.exit_hooks == c.RunHooks(c.ON_EXIT, exit=command.exit)
+        assert (command.exit.code == 0) == (command.state is RunState.FINISHED)
         self.finish = command

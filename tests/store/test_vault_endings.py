@@ -12,7 +12,7 @@ from storekit import RUNNING, Place, Wrapped, acquire, noise, snapshot
 from ckptrun.core.events import CommitFailed
 from ckptrun.core.model import Exit, ImageStream, RunState
 from ckptrun.store.repository import Keep, Lineage
-from ckptrun.supervisor import vault as vaults
+from ckptrun.supervisor import recording
 from ckptrun.supervisor.staged import Staged
 from ckptrun.supervisor.vault import Vault
 
@@ -98,16 +98,16 @@ def test_a_store_that_does_not_take_the_state_in_time_has_the_end_of_the_run(
             stuck.set()
             going_on.wait(30)
 
-    wait = vaults._Closing.wait
+    wait = recording.Closing.wait
 
-    def wait_longer(closing: vaults._Closing) -> None:
+    def wait_longer(closing: recording.Closing) -> None:
         assert stuck.wait(30)
         wait(closing)
 
     lineage = Lineage(cast("Any", Wrapped(directory.open(), hook)), "train", None)
     ending = Ending(lineage)
-    monkeypatch.setattr(vaults, "CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr(vaults._Closing, "wait", wait_longer)
+    monkeypatch.setattr(recording, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(recording.Closing, "wait", wait_longer)
     assert not ending.vault.close(ENDED, lambda: STATE)
     assert ending.notes == ["the job's state could not be stored: the store does not answer"]
     head = lineage.head()

@@ -8,7 +8,6 @@ from driving import FAILS, KILLED, Machine
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
 from ckptrun.core.config import RestartPolicy
-from ckptrun.core.model import Exit
 from ckptrun.core.restart import HOOK_TRIES
 
 
@@ -55,38 +54,30 @@ def test_a_failure_has_its_hooks_before_the_restore() -> None:
     assert kinds.index(c.RunHooks) < kinds.index(c.RestoreJob)
 
 
-def test_a_failure_that_is_not_restored_has_its_hooks_and_then_those_of_the_end() -> None:
+def test_a_failure_that_is_not_restored_has_its_hooks() -> None:
     machine = Machine(restart=RestartPolicy.NEVER).running()
     machine.fails(6.0)
-    assert hooks(machine) == [
-        c.RunHooks(c.ON_FAILURE, cause=FAILS),
-        c.RunHooks(c.ON_EXIT, exit=Exit("job", 3)),
-    ]
+    assert hooks(machine) == [c.RunHooks(c.ON_FAILURE, cause=FAILS)]
     assert isinstance(machine.last[-1], c.Finish)
 
 
 def test_a_good_end_is_no_failure() -> None:
     machine = Machine().running().fails(6.0, e.Outcome(code=0))
-    assert hooks(machine) == [c.RunHooks(c.ON_EXIT, exit=Exit("job", 0))]
+    assert hooks(machine) == []
 
 
 def test_an_end_after_ctrl_c_is_no_failure() -> None:
     machine = Machine().running().fails(6.0, e.Outcome(signal=2, after_interrupt=True))
-    assert [command.phase for command in hooks(machine)] == [c.ON_EXIT]
+    assert hooks(machine) == []
 
 
 def test_a_crash_during_a_stop_is_a_failure_and_an_end_by_its_signal_is_not() -> None:
     machine = Machine().running()
     machine.feed(e.StopRequested(5.0, 30.0, 15)).fails(5.1)
-    assert [command.phase for command in hooks(machine)] == [c.ON_FAILURE, c.ON_EXIT]
+    assert [command.phase for command in hooks(machine)] == [c.ON_FAILURE]
     machine = Machine().running()
     machine.feed(e.StopRequested(5.0, 0.0, 15)).fails(5.1, e.Outcome(signal=15))
-    assert [command.phase for command in hooks(machine)] == [c.ON_EXIT]
-
-
-def test_a_command_that_cannot_be_started_has_the_hooks_of_the_end() -> None:
-    machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.StartFailed(0.1, 1, "no such command", 127))
-    assert hooks(machine) == [c.RunHooks(c.ON_EXIT, exit=Exit("ckptrun", 127))]
+    assert hooks(machine) == []
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptrun.core.model import Exit, RunState
-from ckptrun.core.resume import Flags, FreshStart, LastRun, ResumeFrom, Situation, decide
+from ckptrun.core.resume import EndOnly, Flags, FreshStart, LastRun, ResumeFrom, Situation, decide
 from ckptrun.errors import ChoiceNeededError, UsageError
 
 
@@ -21,6 +21,19 @@ def situation(
 @pytest.mark.parametrize("state", [None, RunState.FINISHED])
 def test_nothing_to_resume_starts_fresh(state: RunState | None) -> None:
     assert decide(situation(state), Flags()) == FreshStart()
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_a_run_whose_job_had_ended_well_only_ends(checkpoints: bool) -> None:
+    last = LastRun(RunState.FINISHED, Exit("job", 0), "d1", "python train.py", ending=True)
+    ending = Situation("train", last, "d1", ("train.py",), checkpoints)
+    for flags in (Flags(), Flags(resume=True)):
+        plan = decide(ending, flags)
+        assert isinstance(plan, EndOnly)
+        assert "had ended well" in plan.note
+    assert decide(ending, Flags(fresh=True)) == FreshStart()
+    with pytest.raises(ChoiceNeededError, match="another command"):
+        decide(Situation("train", last, "d2", (), checkpoints), Flags())
 
 
 @pytest.mark.parametrize("state", [RunState.INTERRUPTED, RunState.RUNNING])
