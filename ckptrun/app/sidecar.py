@@ -44,7 +44,10 @@ END_SECONDS = 5.0
 """How long a shim may take to end once it was told to."""
 KILL_SECONDS = 10.0
 """How long the processes of a job that is killed may take to end."""
-_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""After one of these of its own the sidecar serves nobody any more: a kubelet sends but one."""
+_STOPS = _ENDS | {signal.SIGQUIT}
+"""What ends a container in which no job runs yet."""
 
 
 def sidecar(given: Mapping[str, Any], *, once: bool) -> int:
@@ -105,11 +108,12 @@ class _Sidecar:
         self._shim: Shim | None = None
         self._shell: Shell | None = None
         self._handle: Callable[[int, bool], None] | None = None
-        signals.watch(self._signalled)
+        self._told_to_end = False
+        self._signals = signals.Watch(self._signalled)
         self._listener = ShimListener(self._shared / pod.SOCKET, __version__, self._refused)
 
     def serve(self) -> int:
-        """Serve one shim after the other."""
+        """Serve a shim; then, as a new program, the next one, unless the sidecar is to end."""
         self._speaker.detail(f"waiting for the job's container at {self._shared / pod.SOCKET}")
         shim = self._listener.wait()
         assert shim is not None
@@ -118,7 +122,8 @@ class _Sidecar:
         shim = self._shim
         shim.end(code)
         shim.ended.wait(END_SECONDS)
-        if self._once:
+        self._signals.end()  # what comes from here on is pending, and the program after this one takes it
+        if self._once or self._told_to_end:
             os._exit(0)  # a regular end waits for every thread, also for one that a hung store holds
         self._anew()
         return 0
@@ -232,6 +237,7 @@ class _Sidecar:
 
     def _signalled(self, signum: int, from_terminal: bool) -> None:
         """Take a signal of the sidecar's own."""
+        self._told_to_end |= signum in _ENDS and not from_terminal
         if self._handle is not None:
             self._handle(signum, from_terminal)
         elif self._shell is not None:
@@ -251,7 +257,8 @@ class _Sidecar:
         if self._shim is not None:
             self._shim.end(128 + signum)
             self._shim.ended.wait(END_SECONDS)
-        os._exit(128 + signum)
+        idle = self._shim is None and not self._once
+        os._exit(0 if idle else 128 + signum)
 
     def _refused(self, error: ConfigurationError) -> None:
         """Tell of a shim that was not served; end where no other will be."""

@@ -37,12 +37,38 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED - ignored)
 
 
-def watch(handle: Callable[[int, bool], None]) -> None:
-    """Start the thread; `handle` gets a signal's number and whether a terminal sent it, and must only enqueue."""
+class Watch:
+    """A thread that waits for signals until it is told to end.
 
-    def work() -> None:
+    Args:
+        handle: gets a signal's number and whether a terminal sent it, and must only enqueue.
+    """
+
+    def __init__(self, handle: Callable[[int, bool], None]) -> None:
+        self._handle = handle
+        self._ending = False
+        self._thread = threading.Thread(target=self._work, name="signals", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """End it; every signal was handled then, or stays pending for whoever waits next, also after an exec."""
+        self._ending = True
+        assert self._thread.ident is not None
+        signal.pthread_kill(self._thread.ident, _WAKES)  # this thread's own come before the process's
+        self._thread.join()
+
+    def _work(self) -> None:
         while True:
             info = signal.sigwaitinfo(HANDLED)
-            handle(info.si_signo, info.si_code > 0)
+            if self._ending and info.si_signo == _WAKES:
+                return
+            self._handle(info.si_signo, info.si_code > 0)
 
-    threading.Thread(target=work, name="signals", daemon=True).start()
+
+def watch(handle: Callable[[int, bool], None]) -> None:
+    """Start a `Watch` that never ends."""
+    Watch(handle)
+
+
+_WAKES = signal.SIGWINCH
+"""Of no consequence where it is lost."""

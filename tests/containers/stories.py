@@ -77,6 +77,18 @@ def started_again(release: Release, harm: Callable[[ChartedPod], None], containe
     continued(ended_well(release, pod), at)
 
 
+def ended_as_a_whole(release: Release) -> None:
+    """The job's container goes down and is not started again: its pod ends at once, and the next goes on from there."""
+    pod, at = begun(release)
+    before = pod.out
+    pod.played.kill_container("job")
+    assert pod.played.wait() == "Failed"
+    assert [pod.played.code(name) for name in ("job", "ckptrun")] == [128 + signal.SIGKILL, 0], pod.told()
+    assert pod.played.restarts("ckptrun") == 0
+    pod.expect_nothing_left()
+    gone_on(release, at, before)
+
+
 def told_to_end(release: Release, code: int) -> None:
     """The pod is told to end, with 30 s: a last checkpoint, exit 75; the next pod goes on at the very next line."""
     pod, _ = begun(release)
@@ -96,6 +108,11 @@ def taken_away(release: Release) -> None:
     pod, at = begun(release)
     before = pod.out
     pod.expect_nothing_left()
+    gone_on(release, at, before)
+
+
+def gone_on(release: Release, at: int, before: list[str]) -> None:
+    """See a pod go on from the checkpoint that came after a step, and end well; what was printed later comes again."""
     again = release.play()
     again.event(RESTORED)
     out = ended_well(release, again)

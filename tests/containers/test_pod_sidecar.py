@@ -33,6 +33,11 @@ def test_a_container_that_is_killed_as_a_whole_gets_its_job_back_when_it_is_star
     stories.started_again(install(**STARTED_AGAIN), lambda pod: pod.played.kill_container("job"), "job")
 
 
+def test_a_pod_whose_job_container_is_killed_for_good_ends_and_the_next_goes_on(install: Install):
+    """With the chart's defaults (`restartPolicy: Never`), where the sidecar's is the pod's one SIGTERM."""
+    stories.ended_as_a_whole(install())
+
+
 def test_a_pod_that_is_told_to_end_is_continued_by_the_next(install: Install):
     stories.told_to_end(install(job={"args": ["7"]}), 7)
 

@@ -166,6 +166,44 @@ def test_a_pod_that_is_lost_goes_on_in_the_next_one(pod: Pod) -> None:
     assert sidecar.alive()
 
 
+def test_a_sidecar_told_to_end_while_it_waits_for_a_dead_container_ends(pod: Pod) -> None:
+    """A kubelet starts no container again in a pod that ends, and sends one SIGTERM; the next pod waits for the end."""
+    sidecar = pod.sidecar(*QUIET)
+    job = pod.job(*COMMAND)
+    pod.lines(10)
+    pod.checkpoint()
+    pod.lines(20)
+    job.kill()
+    sidecar.says("the job goes on once it was started again")
+    sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.wait().code == 0
+    pod.lose()
+    pod.sidecar(*QUIET)
+    job = pod.job(*COMMAND)
+    pod.event("job-restored")
+    pod.release()
+    ended = job.wait()
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, count.result(STEPS))
+    assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
+
+
+def test_a_sidecar_that_has_no_container_to_serve_ends_when_it_is_told_to(pod: Pod) -> None:
+    sidecar = pod.sidecar(*QUIET)
+    pod.until("socket", (pod.shared / "run" / "shim.sock").exists)
+    sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.wait().code == 0
+
+
+def test_a_sidecar_told_to_end_when_its_container_has_ended_waits_for_no_other(pod: Pod) -> None:
+    """Also while it becomes a new program."""
+    sidecar = pod.sidecar(*QUIET)
+    pod.release()
+    assert pod.job("count.py", "--steps", "1").wait().code == 0
+    sidecar.send_signal(signal.SIGTERM)
+    assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
 def test_a_sidecar_that_lacks_a_capability_names_it_and_the_field(pod: Pod) -> None:
     few = pod.sidecar(prefix=("setpriv", "--bounding-set=-sys_ptrace,-sys_admin", "--inh-caps=-all")).wait()
     assert few.code == 77
