@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,8 @@ class _Sidecar:
         over = self._settle(container, settings)
         if over is not None:
             return over
+        if shim.hello.ended == 0:
+            settings = replace(settings, fresh=False, at=None)  # there is only an end to be seen to
         container.there(lambda: check_command(settings))
         check_preserved(self._given, os.environ, Path.cwd(), settings.cwd, container.there)
         around = Around(
@@ -199,12 +201,11 @@ class _Sidecar:
         pod.check_peer(shim.pid)
 
     def _settle(self, container: Container, settings: RunSettings) -> int | None:
-        """See to a job that was started before this sidecar; return the run's code if it has ended well."""
+        """See to a job that was started before this sidecar; return the run's code if there is nothing left to do."""
         shim = container.shim
         if shim.hello.ended == 0:
             self._speaker.say("the job has ended well while no sidecar was there")
-            self._record_end(container, settings)
-            return 0
+            return None if self._record_end(container, settings) else 0
         if shim.root_pid is not None:
             self._speaker.say(
                 "the job has run on without its sidecar: it is killed, and goes on from its newest checkpoint"
@@ -214,20 +215,22 @@ class _Sidecar:
             shim.taken()
         return None
 
-    def _record_end(self, container: Container, settings: RunSettings) -> None:
-        """Have the lineage say that the job has ended well."""
+    def _record_end(self, container: Container, settings: RunSettings) -> bool:
+        """Have the lineage say that the job has ended well; return whether a run can see to what follows that."""
         from ckptrun.app.identity import command_facts  # noqa: PLC0415 - a rare case
         from ckptrun.core.model import Exit  # noqa: PLC0415
 
         command = container.there(lambda: command_facts(settings.command, settings.cwd))
         beginning = Beginning(settings, command, self._speaker.error, container.there)
         _, writer = beginning.open_store()
-        if writer is not None:
-            now = time.time()
-            started = writer.previous.started if writer.previous else now
-            labels = dict(settings.labels)
-            writer.close(RunInfo(RunState.FINISHED, Exit("job", 0), command, started, now, labels))
-        beginning.mark(finished=True)
+        if writer is None:
+            beginning.mark(finished=True)
+            return False
+        started = writer.previous.started if writer.previous else time.time()
+        labels = dict(settings.labels)
+        writer.set_run(RunInfo(RunState.FINISHED, Exit("job", 0), command, started, None, labels))
+        writer.release()
+        return True
 
     def _watch(self, handle: Callable[[int, bool], None]) -> None:
         self._handle = handle

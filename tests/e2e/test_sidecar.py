@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from jobs import count
 from support.pod import UID, Pod
@@ -125,6 +128,27 @@ def test_a_killed_sidecar_is_followed_by_one_that_goes_on(pod: Pod) -> None:
     assert ended.out.splitlines()[-1] == count.result(STEPS)
     assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(STEPS)
     assert sidecar.wait().code == 0
+    pod.expect_nothing_left()
+
+
+def test_a_job_that_ends_well_beside_no_sidecar_has_all_that_follows_its_end(pod: Pod) -> None:
+    hook = pod.folder / "hook"
+    hook.write_text('#!/bin/sh\ncat >> "$0".told\n')
+    hook.chmod(0o755)
+    options = (*QUIET, "--fresh", "--hook", f"{hook}?phases=on-exit")
+    sidecar = pod.sidecar(*options, once=True)
+    job = pod.job("sh", "-c", f"exec {sys.executable} count.py --steps {STEPS} > out.txt")
+    pod.lines(10)
+    pod.checkpoint()
+    sidecar.kill()
+    pod.release()
+    pod.until("the job's end", lambda: not psutil.Process(job.pid).children())
+    again = pod.sidecar(*options, once=True)
+    assert job.wait().code == 0
+    assert again.wait().code == 0, pod.story()
+    told = json.loads(hook.with_name("hook.told").read_text())
+    assert told["exit"] == {"by": "job", "code": 0, "final": True}
+    assert len(pod.events("job-started")) == 1, pod.story()
     pod.expect_nothing_left()
 
 
