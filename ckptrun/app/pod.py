@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptrun.criu import probe
+from ckptrun.criu import ownrights
 from ckptrun.errors import ConfigurationError, PermissionMissingError
 from ckptrun.supervisor.workplace import PROBE_BYTES
 
@@ -42,14 +42,14 @@ def check_rights() -> None:
             hint="set runAsUser: 0 in the sidecar's securityContext; the job's container needs no such thing",
         )
     reasons, remedies = [], []
-    if missing := probe.missing_capabilities(probe.effective_capabilities()):
+    if missing := ownrights.missing_capabilities(ownrights.effective_capabilities()):
         names = ", ".join(missing)
         reasons.append(f"the sidecar lacks {names}: jobs could not be restored")
         remedies.append(
             f"add {names} to securityContext.capabilities of the container ckptrun (the job's needs none); "
             "a namespace that enforces Pod Security baseline or restricted refuses them: see docs/kubernetes.md"
         )
-    if probe.has_seccomp_filter():
+    if ownrights.has_seccomp_filter():
         reasons.append("the sidecar has a seccomp filter, under which the job's own cannot be saved")
         remedies.append(
             "set securityContext.seccompProfile.type: Unconfined on the container ckptrun; the job's keeps its"

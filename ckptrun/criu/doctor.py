@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptrun.core import confinement
 from ckptrun.core.health import Check
-from ckptrun.criu import probe, provision
+from ckptrun.criu import ownrights, probe, provision
 from ckptrun.criu.available import available_memory
 from ckptrun.errors import MissingFeatureError
 
@@ -38,7 +38,9 @@ _USEFUL = {
 def machine_checks(criu_finder: Callable[[], Criu] = provision.find) -> list[Check]:
     """Examine the kernel, this process's rights and CRIU; takes about half a second."""
     checks = [_kernel(), _namespaces(), _time_namespace(), _last_pid(), _seccomp(), _memory()]
-    checks.append(capability_check(probe.effective_capabilities()) if probe.is_root() else _ordinary_user())
+    checks.append(
+        capability_check(ownrights.effective_capabilities()) if ownrights.is_root() else _ordinary_user()
+    )
     try:
         return checks + provision.check(criu_finder())
     except MissingFeatureError as error:
@@ -59,22 +61,22 @@ def _kernel() -> Check:
 
 def _unshare(*argv: str, stdin: str = "") -> str:
     """Run a program in a capsule's namespaces and return why it failed, '' if it did not."""
-    user = [] if probe.is_root() else ["--user", "--map-root-user"]
+    user = [] if ownrights.is_root() else ["--user", "--map-root-user"]
     return probe.complaint_of(["unshare", *user, *argv], stdin)
 
 
 def _namespaces() -> Check:
     problem = _unshare("--pid", "--mount", "--fork", "--mount-proc", "true")
     if not problem:
-        owner = "" if probe.is_root() else " in a user namespace"
+        owner = "" if ownrights.is_root() else " in a user namespace"
         return Check("namespaces", True, f"a PID and mount namespace can be made{owner}")
-    return Check("namespaces", False, problem, namespace_remedy(_settings(), root=probe.is_root()))
+    return Check("namespaces", False, problem, namespace_remedy(_settings(), root=ownrights.is_root()))
 
 
 def namespace_remedy(settings: Mapping[str, int], *, root: bool) -> str:
     """Return what lets this user make namespaces, from the kernel's settings by name."""
     if root:
-        return f"{confinement.mounting(probe.security_label())}; or run ckptrun outside it"
+        return f"{confinement.mounting(ownrights.security_label())}; or run ckptrun outside it"
     if settings.get("user.max_user_namespaces") == 0:
         return "as root: sysctl user.max_user_namespaces=10000; or run ckptrun with sudo"
     if settings.get("kernel.unprivileged_userns_clone") == 0:
@@ -122,9 +124,11 @@ def _seccomp() -> Check:
     problem = suspend_seccomp_problem()
     if not problem:
         return Check("seccomp", True, "a job with a seccomp filter can be dumped")
-    if not probe.is_root():
+    if not ownrights.is_root():
         return Check("seccomp", True, "a job with a seccomp filter cannot be dumped by an ordinary user")
-    remedy = confinement.SECCOMP if probe.has_seccomp_filter() else confinement.capabilities(["SYS_ADMIN"])
+    remedy = (
+        confinement.SECCOMP if ownrights.has_seccomp_filter() else confinement.capabilities(["SYS_ADMIN"])
+    )
     return Check("seccomp", False, f"a job with a seccomp filter cannot be dumped: {problem}", remedy)
 
 
@@ -155,7 +159,7 @@ def _memory() -> Check:
 
 def capability_check(effective: int) -> Check:
     """Judge a mask of effective capabilities: what is needed, and what is merely missed."""
-    if missing := probe.missing_capabilities(effective):
+    if missing := ownrights.missing_capabilities(effective):
         remedy = confinement.capabilities(missing)
         return Check("capabilities", False, f"missing: {', '.join(missing)}", remedy)
     absent = [f"no {name}: {cost}" for name, (number, cost) in _USEFUL.items() if not effective >> number & 1]

@@ -8,7 +8,6 @@ namespaces). As an ordinary user everything runs in a user namespace, as the job
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
 import os
 import re
@@ -19,20 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ckptrun.criu import ownrights
+from ckptrun.criu.ownrights import Rights
 from ckptrun.criu.program import MINIMUM, Criu, parse_version, show_version
 from ckptrun.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
 _TIMEOUT = 60.0  # seconds for any one question; they take 0.1
 _FAILURES_KEPT = 3600.0  # seconds: a machine's configuration may be mended
 _ENTRIES_KEPT = 16
-_NET_ADMIN = 12  # capability.h
-ESSENTIAL = {"SETPCAP": 8, "SYS_CHROOT": 18, "SYS_ADMIN": 21, "SYS_TIME": 25}
-"""Without these, root makes no capsule, or dumps what it cannot restore, whatever the job; capability.h's numbers."""
-NEEDED = {"DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, **ESSENTIAL}
-"""What dump and restore of another user's job need, found by taking one away at a time."""
 
 _ERROR_LINE = re.compile(
     r"^(?:\(\d+\.\d+\)\s+)?(?:Error|Warn)\s+\([^)]*\): (?P<words>.*)$|^(?P<plain>CRIU needs .*)$"
@@ -75,53 +71,6 @@ class Findings:
         return not (self.start_problem or self.check_problem or self.tcp_problem)
 
 
-class Rights(enum.Enum):
-    """What this process may do, and so how CRIU is tried and run."""
-
-    FULL = "root"
-    NO_NET_ADMIN = "root without NET_ADMIN"  # the usual container: connections cannot be locked or rebuilt
-    USER = "an ordinary user"  # in a user namespace
-
-
-def rights() -> Rights:
-    """Return this process's rights."""
-    if not is_root():
-        return Rights.USER
-    return Rights.FULL if effective_capabilities() >> _NET_ADMIN & 1 else Rights.NO_NET_ADMIN
-
-
-def is_root() -> bool:
-    """Say whether namespaces can be made without a user namespace around them."""
-    return os.geteuid() == 0
-
-
-def effective_capabilities() -> int:
-    """Return this process's effective capabilities as the kernel's bit mask."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    match = re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)
-    return int(match[1], 16) if match else 0
-
-
-def missing_capabilities(effective: int, needed: Collection[str] = NEEDED) -> list[str]:
-    """Return which of the capabilities that are needed a mask of effective ones lacks."""
-    return [name for name, number in NEEDED.items() if name in needed and not effective >> number & 1]
-
-
-def has_seccomp_filter() -> bool:
-    """Say whether a filter is on this process: it and CRIU may not suspend that of a job."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    match = re.search(r"^Seccomp:\s*(\d+)", status, re.MULTILINE)
-    return match is not None and match[1] != "0"
-
-
-def security_label() -> str:
-    """Return the profile of AppArmor's or the context of SELinux's that this process is held by; empty if none is."""
-    try:
-        return Path("/proc/self/attr/current").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
 def examine(criu: Criu, scratch: Path | None = None) -> Findings:
     """Ask all three questions afresh; takes about 0.3 s.
 
@@ -148,7 +97,7 @@ def ask_version(argv: Sequence[str]) -> tuple[tuple[int, ...], str]:
 
 
 def _ask_check(criu: Criu) -> str:
-    having = rights()
+    having = ownrights.rights()
     # A container's own /proc/sys is read-only; a capsule's is not.
     fresh = {
         Rights.USER: ["unshare", "-Urpf", "--mount-proc"],
@@ -175,7 +124,7 @@ def _ask_tcp(criu: Criu, scratch: Path | None = None) -> str:
     with TemporaryDirectory(prefix="ckptrun-selftest-", dir=_temporary(scratch)) as folder:
         own_network = "no"
         namespaces, options = ["unshare", "-pf", "--mount-proc"], ["--unprivileged", "--tcp-close"]
-        match rights():
+        match ownrights.rights():
             case Rights.FULL:
                 namespaces, own_network = ["unshare", "-npf", "--mount-proc"], "yes"
                 options = ["--tcp-established", "--network-lock", "nftables"]
@@ -299,7 +248,9 @@ def _key(criu: Criu) -> str:
         changed = criu.binary.stat().st_mtime_ns
     except OSError:
         changed = 0
-    return f"{criu.binary}|{changed}|{os.uname().release}|{os.geteuid()}|{effective_capabilities():x}"
+    return (
+        f"{criu.binary}|{changed}|{os.uname().release}|{os.geteuid()}|{ownrights.effective_capabilities():x}"
+    )
 
 
 def examine_once(criu: Criu, state: Path) -> Findings:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.core.health import Check
-from ckptrun.criu import probe
+from ckptrun.criu import ownrights, probe
 from ckptrun.criu.program import (
     MINIMUM,
     PYCRIU_FOLDER,
@@ -51,7 +51,7 @@ def state_directory(env: Mapping[str, str]) -> Path:
 
 def prefix_home(env: Mapping[str, str]) -> Path:
     """Return the folder that this user's new prefixes go to, one folder a version."""
-    return SHARED_HOME if probe.is_root() else state_directory(env) / "criu"
+    return SHARED_HOME if ownrights.is_root() else state_directory(env) / "criu"
 
 
 def find(env: Mapping[str, str] | None = None) -> Criu:
@@ -170,7 +170,7 @@ def _prefixes(env: Mapping[str, str]) -> list[Path]:
 
 def _own_home(env: Mapping[str, str]) -> Iterator[Path]:
     """Yield where an ordinary user's prefixes lie when XDG_STATE_HOME does not name another place for one run."""
-    if not probe.is_root():  # root runs nothing out of a home directory that its environment names
+    if not ownrights.is_root():  # root runs nothing out of a home directory that its environment names
         yield prefix_home({name: value for name, value in env.items() if name != "XDG_STATE_HOME"})
 
 
@@ -205,9 +205,9 @@ def check(criu: Criu, env: Mapping[str, str] | None = None) -> list[Check]:
     state = state_directory(os.environ if env is None else env)
     findings = probe.examine(criu, state)
     probe.Memory.of(state).remember(criu, findings)
-    having = probe.rights()
+    having = ownrights.rights()
     who = having.value
-    tcp = "are kept" if having is probe.Rights.FULL else "are closed"
+    tcp = "are kept" if having is ownrights.Rights.FULL else "are closed"
     checks = [
         _check("criu program", _damage(criu), f"{criu.binary} ({criu.origin})", _FIX),
         _check("criu version", findings.start_problem, show_version(findings.version), _FIX),

@@ -8,32 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ckptrun.core.config import Interval, RestartPolicy, TcpPolicy
+from ckptrun.core.config import RestartPolicy, TcpPolicy
 from ckptrun.core.cpu import parse_level
 from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
+from ckptrun.settings import values
 from ckptrun.settings.environment import job_environment, withheld_names
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
 from ckptrun.settings.pod import find_pod, pod_lineage
 from ckptrun.settings.portable import cap
 from ckptrun.settings.sources import FILE_NAME, NOT_BUILT, Level, Sources, read_document
-from ckptrun.settings.units import parse_duration, parse_size
+from ckptrun.settings.units import parse_size
 
 if TYPE_CHECKING:
-    import enum
     from collections.abc import Callable, Mapping, Sequence
 
 HOOKS_FOLDER = "hooks.d"
 """Beside the file: a folder of hooks that is used without being named."""
-
-E = TypeVar("E", bound="enum.StrEnum")
-
-SHORTEST_INTERVAL = 0.1
-"""Seconds. Below it the job would be frozen more often than it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +103,33 @@ def resolve_run(
         withheld=() if elsewhere else withheld_names(environ, store_url=store.url, pass_env=pass_env),
         portable_cpu=level,
         uncapped=uncapped,
-        interval=sources.value("interval", _interval, "auto"),
+        interval=sources.value("interval", values.interval, "auto"),
         keep_last=sources.value("keep", parse_keep, Keep()).last,
         preserve=sources.many(
             "preserve",
-            lambda text: elsewhere.cwd / text if elsewhere else _existing(cwd / Path(text).expanduser()),
+            lambda text: (
+                elsewhere.cwd / text if elsewhere else values.existing(cwd / Path(text).expanduser())
+            ),
         ),
         journal_limit=sources.value("journal-limit", parse_size, 1 << 30),
-        restart=sources.value("restart", lambda text: _choice(RestartPolicy, text), RestartPolicy.ON_FAILURE),
-        max_restarts=sources.value("max-restarts", _count, 100),
-        grace=sources.value("grace", _positive_duration, 30.0),
-        max_freeze=sources.value("max-freeze", _positive_duration, 60.0),
-        staging=sources.value("staging", _staging, "auto"),
+        restart=sources.value(
+            "restart", lambda text: values.choice(RestartPolicy, text), RestartPolicy.ON_FAILURE
+        ),
+        max_restarts=sources.value("max-restarts", values.count, 100),
+        grace=sources.value("grace", values.positive_duration, 30.0),
+        max_freeze=sources.value("max-freeze", values.positive_duration, 60.0),
+        staging=sources.value("staging", values.staging, "auto"),
         resume=sources.flag("resume"),
         fresh=sources.flag("fresh"),
         take_over=sources.flag("take-over"),
         require_store=sources.flag("require-store"),
         allow_io_uring=sources.flag("allow-io-uring"),
         private_tmp=not sources.flag("no-private-tmp"),
-        tcp=sources.value("tcp", lambda text: _choice(TcpPolicy, text), TcpPolicy.AUTO),
-        user=sources.value("user", _user, ""),
+        tcp=sources.value("tcp", lambda text: values.choice(TcpPolicy, text), TcpPolicy.AUTO),
+        user=sources.value("user", values.user, ""),
         forward_usr1=sources.flag("forward-usr1"),
-        log_format=sources.value("log-format", lambda text: _choice(LogFormat, text), LogFormat.TEXT),
-        labels=dict(sources.many("label", _label)),
+        log_format=sources.value("log-format", lambda text: values.choice(LogFormat, text), LogFormat.TEXT),
+        labels=dict(sources.many("label", values.label)),
         hooks=_hooks(sources, environ, cwd),
         ledger=sources.value("ledger", str, ""),
         require_ledger=sources.flag("require-ledger"),
@@ -159,7 +158,7 @@ def check_preserved(
         ConfigurationError: a path is not there, or cannot be reached.
     """
     sources = Sources(given, environ, read_document(cwd))
-    sources.many("preserve", lambda text: there(lambda: _existing(job_cwd / text)))
+    sources.many("preserve", lambda text: there(lambda: values.existing(job_cwd / text)))
 
 
 def resolve_hooks(
@@ -279,70 +278,3 @@ def _verbosity(sources: Sources) -> int:
     if sources.flag("quiet") and sources.flag("verbose"):
         raise UsageError("--quiet and --verbose contradict each other", hint="choose one")
     return int(sources.flag("verbose")) - int(sources.flag("quiet"))
-
-
-def _interval(text: str) -> Interval:
-    if text == "auto":
-        return "auto"
-    if text == "off":
-        return None
-    try:
-        seconds = parse_duration(text)
-    except UsageError as error:
-        raise UsageError(f"{text!r} is no interval", hint="write 30s, 5m, auto or off") from error
-    if seconds < SHORTEST_INTERVAL:
-        raise UsageError(
-            f"an interval of {text} is shorter than {SHORTEST_INTERVAL} s",
-            hint="write off for no checkpoints by time",
-        )
-    return seconds
-
-
-def _staging(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else parse_size(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
-        raise UsageError(f"{text!r} is no whole number", hint="write digits only")
-    return int(text)
-
-
-def _positive_duration(text: str) -> float:
-    if (seconds := parse_duration(text)) <= 0:
-        raise UsageError("it must be longer than zero", hint="write 30s, for instance")
-    return seconds
-
-
-def _choice(kind: type[E], text: str) -> E:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is no such choice", hint="choose " + ", ".join(kind)) from None
-
-
-def _user(text: str) -> str:
-    """Whether there is such a user is found out where the job will run."""
-    who, colon, group = text.partition(":")
-    if not who or (colon and not group) or ":" in group or any(char.isspace() for char in text):
-        raise UsageError(f"{text!r} is no user", hint="write NAME, UID, or UID:GID")
-    return text
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UsageError(f"{text!r} is no label", hint="write KEY=VALUE")
-    return key, value
-
-
-def _existing(path: Path) -> Path:
-    try:
-        path.stat()
-    except OSError as error:
-        gone = isinstance(error, FileNotFoundError)
-        raise ConfigurationError(
-            f"{path} does not exist" if gone else f"{path} cannot be reached: {error.strerror}",
-            hint="name a file or folder that is there from the start",
-        ) from error
-    return path

@@ -15,9 +15,10 @@ from weakref import WeakMethod
 
 from ckptrun.store import chunks, codec, tables
 from ckptrun.store.background import lower_priority
+from ckptrun.store.contenttables import ContentTables
 from ckptrun.store.crypto import ID_SIZE, Kind
 from ckptrun.store.index import Chunked
-from ckptrun.store.manifest import INLINE, INLINE_ROWS, Content, Manifest, PageRef, encode_ref
+from ckptrun.store.manifest import Content, Manifest, PageRef
 from ckptrun.store.packing import Packer, put_once
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Writing:
             *(Input(f.key, f.data, None, self._known(f)) for f in snapshot.files),
         ]
         self._ids = [bytearray() for _ in self._inputs]
-        self._tables = _Tables(WeakMethod(self._store_page), len(self._inputs))
+        self._tables = ContentTables(WeakMethod(self._store_page), len(self._inputs))
         self._packs: dict[int, int] = {}
         self._zero_ids: dict[int, bytes] = {}
         self._new_bytes = 0
@@ -255,47 +256,3 @@ class Writing:
     def _refer(self, pack: int) -> int:
         """Return the manifest's own number for a pack."""
         return self._packs.setdefault(pack, len(self._packs))
-
-
-class _Tables:
-    """The cell tables of all contents, page by page, in order.
-
-    `store` is weak: a circle would keep the snapshot and its memory until the next garbage collection.
-    """
-
-    def __init__(self, store: WeakMethod[Callable[[bytes, int], PageRef]], contents: int) -> None:
-        self._store = store
-        self._refs: list[bytes] = []
-        self._inline = bytearray()
-        self._extents = [(0, 0)] * contents
-        self._number = -1
-        self._builder: tables.PageBuilder | None = None
-
-    def builder(self, number: int, cell: int) -> tables.PageBuilder:
-        """Return the page that a cell of a content belongs to."""
-        page = cell // tables.CELLS_PER_PAGE
-        if self._builder is None or number != self._number or page != self._builder.number:
-            self._close()
-            self._number, self._builder = number, tables.PageBuilder(page)
-        return self._builder
-
-    def finish(self) -> tuple[bytes, bytes, list[tuple[int, int]]]:
-        """Return page references, inline pages, and each content's first reference and count."""
-        self._close()
-        return b"".join(self._refs), bytes(self._inline), self._extents
-
-    def _close(self) -> None:
-        builder, self._builder = self._builder, None
-        if builder is None:
-            return
-        page = builder.encode()
-        if builder.rows <= INLINE_ROWS:
-            ref = PageRef(tables.NO_ID, INLINE, len(self._inline), len(page), len(page), builder.content)
-            self._inline += page
-        else:
-            store = self._store()
-            assert store is not None
-            ref = store(page, builder.content)
-        first, count = self._extents[self._number]
-        self._extents[self._number] = (first if count else len(self._refs), count + 1)
-        self._refs.append(encode_ref(ref))

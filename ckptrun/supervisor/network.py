@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.core.config import TcpPolicy
-from ckptrun.criu import leftovers, probe
+from ckptrun.criu import leftovers, ownrights
 from ckptrun.criu.connections import (
     CLOSE_FLAGS,
     KEEP_FLAGS,
@@ -49,7 +49,7 @@ class Network:
     def __init__(self, policy: TcpPolicy, reader: ImageReader) -> None:
         self._policy = policy
         self._reader = reader
-        self._may_keep = probe.rights() is probe.Rights.FULL
+        self._may_keep = ownrights.rights() is ownrights.Rights.FULL
         if policy is TcpPolicy.KEEP and not self._may_keep:
             raise PermissionMissingError(
                 "--tcp keep needs root with NET_ADMIN: nobody else may rebuild a TCP connection",

@@ -12,7 +12,7 @@ from ckptrun.capsule.guise import Guise
 from ckptrun.capsule.spec import Identity
 from ckptrun.capsule.visit import here
 from ckptrun.core import confinement
-from ckptrun.criu import probe
+from ckptrun.criu import ownrights
 from ckptrun.errors import PermissionMissingError
 from ckptrun.supervisor import accounts
 
@@ -66,7 +66,7 @@ class Privilege:
         """
         if not self.confined or self.dumper is None:
             return None
-        return replace(self.dumper, without=(probe.NEEDED["SETUID"],))
+        return replace(self.dumper, without=(ownrights.NEEDED["SETUID"],))
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -113,14 +113,14 @@ def find(environ: Mapping[str, str], user: str = "") -> Privilege:
     """
     if os.geteuid() != 0:
         return _ordinary(user)
-    _check_root(probe.NEEDED if user else probe.ESSENTIAL)
+    _check_root(ownrights.NEEDED if user else ownrights.ESSENTIAL)
     if user:
         account = accounts.find(user)
         job = Identity(account.uid, account.gid, account.groups, restricted=True)
         return Privilege(RESTRICTED, None, job, tuple(account.environment(environ).items()))
     invoking = environ.get("SUDO_UID", "0")
     if invoking == "0":
-        return Privilege(ROOT, limited=probe.rights() is not probe.Rights.FULL)
+        return Privilege(ROOT, limited=ownrights.rights() is not ownrights.Rights.FULL)
     try:
         entry = pwd.getpwuid(int(invoking))
     except (KeyError, ValueError) as error:
@@ -153,8 +153,8 @@ def _check_root(needed: Collection[str]) -> None:
     Raises:
         PermissionMissingError: a capability is missing, or a seccomp filter would be every job's.
     """
-    missing = probe.missing_capabilities(probe.effective_capabilities(), needed)
-    filtered = probe.has_seccomp_filter()
+    missing = ownrights.missing_capabilities(ownrights.effective_capabilities(), needed)
+    filtered = ownrights.has_seccomp_filter()
     if not missing and not filtered:
         return
     reasons, remedies = [], []

@@ -230,8 +230,8 @@ def test_staging_is_sized_by_the_containers_own_limit(wrapped: Wrapped, namespac
 
 CARELESS = """
 import sys
-from ckptrun.criu import probe
-probe.missing_capabilities = lambda *_: []
+from ckptrun.criu import ownrights
+ownrights.missing_capabilities = lambda *_: []
 from ckptrun.cli.main import main
 sys.exit(main())
 """

@@ -16,7 +16,7 @@ import pytest
 from live import descriptors
 from support.processes import PATIENCE
 
-from ckptrun.criu import leftovers, probe
+from ckptrun.criu import leftovers, ownrights
 from ckptrun.criu.connections import LOST, End
 from ckptrun.criu.failed import failed
 from ckptrun.criu.lostpeer import LostPeer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Pair = tuple[socket.socket, socket.socket]
 
 needs_net_admin = pytest.mark.skipif(
-    probe.rights() is not probe.Rights.FULL, reason="needs root with NET_ADMIN"
+    ownrights.rights() is not ownrights.Rights.FULL, reason="needs root with NET_ADMIN"
 )
 
 

@@ -13,7 +13,7 @@ from support import namespace_root
 from support.run import COMMITTED
 from support.twice import expect_same
 
-from ckptrun.criu.probe import effective_capabilities
+from ckptrun.criu.ownrights import effective_capabilities
 
 if TYPE_CHECKING:
     from support.run import Lab

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckptrun.criu import install, probe, program, provision
+from ckptrun.criu import install, ownrights, probe, program, provision
 from ckptrun.errors import MissingFeatureError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def test_of_two_prefixes_the_newer_is_used(machine: Machine):
 def test_an_ordinary_users_prefix_is_found_where_xdg_state_home_names_another_place_for_a_run(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, root: bool
 ):
-    monkeypatch.setattr(probe, "is_root", lambda: root)
+    monkeypatch.setattr(ownrights, "is_root", lambda: root)
     prefix = machine.prefix("4.2.1", place=machine.root / "home/.local/state/ckptrun/criu/4.2.1")
     scratch = {"XDG_STATE_HOME": str(machine.root / "scratch")}
     if root:
@@ -278,7 +278,7 @@ def test_other_capabilities_are_asked_again(machine: Machine, monkeypatch: pytes
     machine.distribution("4.2.1")
     machine.find()
     asked = machine.called()
-    monkeypatch.setattr(probe, "effective_capabilities", lambda: 0x1FFFFFFFFF)
+    monkeypatch.setattr(ownrights, "effective_capabilities", lambda: 0x1FFFFFFFFF)
     machine.find()
     assert machine.called() == 2 * asked
 
@@ -367,17 +367,19 @@ def complaints(stderr: str, code: int = 1) -> dict[str, Any]:
 def test_criu_check_is_judged_by_its_errors(
     monkeypatch: pytest.MonkeyPatch, done: dict[str, Any], problem: str
 ):
-    monkeypatch.setattr(probe, "rights", lambda: probe.Rights.FULL)
+    monkeypatch.setattr(ownrights, "rights", lambda: ownrights.Rights.FULL)
     monkeypatch.setattr(probe, "_run", lambda _argv: SimpleNamespace(**done))
     assert probe._ask_check(program.Criu(("criu",), (4, 2, 1), "distribution", Path("/"))) == problem
 
 
-@pytest.mark.parametrize(("rights", "tolerated"), [(probe.Rights.USER, True), (probe.Rights.FULL, False)])
+@pytest.mark.parametrize(
+    ("rights", "tolerated"), [(ownrights.Rights.USER, True), (ownrights.Rights.FULL, False)]
+)
 def test_only_without_rights_is_a_missing_tcp_repair_no_fault(
-    monkeypatch: pytest.MonkeyPatch, rights: probe.Rights, tolerated: bool
+    monkeypatch: pytest.MonkeyPatch, rights: ownrights.Rights, tolerated: bool
 ):
     stderr = "Error (criu/cr-check.c:1056): Can't turn TCP repair mode ON: Operation not permitted\n"
-    monkeypatch.setattr(probe, "rights", lambda: rights)
+    monkeypatch.setattr(ownrights, "rights", lambda: rights)
     monkeypatch.setattr(probe, "_run", lambda _argv: SimpleNamespace(**complaints(stderr)))
     problem = probe._ask_check(program.Criu(("criu",), (4, 2, 1), "distribution", Path("/")))
     assert (problem == "") is tolerated
