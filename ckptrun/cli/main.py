@@ -1,12 +1,10 @@
 """The program's entry: route the words, run the command, turn every outcome into an exit code and one line.
 
-What commands do is in ``ckptrun.app``; their modules are imported only when they are called, because a run
-must start quickly.
+What commands do is in ``ckptrun.app``.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptrun import __version__
+from ckptrun.cli.lazily import LazyGroup
 from ckptrun.cli.routing import RUN, route
 from ckptrun.errors import CkptrunError, UsageError
 from ckptrun.settings.sources import NOT_BUILT
@@ -39,7 +38,7 @@ COMMANDS = {
     "explain": ("doctor", "Tell what a log of CRIU's says, and what to do."),
     "kube": ("kube", "Prepare pods for ckptrun, and see what they need."),
 }
-"""Command -> module of this package that has it as ``NAME_command``, and its line in the help."""
+"""See `LazyGroup.modules`."""
 
 NOT_BUILT_COMMANDS = frozenset({
     "gc", "pin", "unpin", "rm", "diff", "report", "bench",
@@ -52,27 +51,18 @@ _USAGE = 64
 _INTERNAL = 70
 
 
-class _Program(click.Group):
-    """The group of all commands; imports a command's module on first use."""
+class _Program(LazyGroup):
+    """The group of all commands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(COMMANDS)
+    modules = COMMANDS
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in NOT_BUILT_COMMANDS:
             raise UsageError(
                 f"'ckptrun {cmd_name}' is not built yet",
                 hint=f"to run a program of that name: ckptrun -- {cmd_name}",
             )
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"ckptrun.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        return super().get_command(ctx, cmd_name)
 
 
 @click.group(

@@ -73,10 +73,12 @@ class Story:
         teller = _TELLERS.get(str(event.get("event")))
         return teller(self, event) if teller else []
 
-    def _condition(self, kind: str, status: bool, notice: Notice) -> None:
+    def _turned(self, kind: str, status: bool, reason: str, message: str) -> list[Notice]:
+        """Have a condition hold or not; return what to tell of it: a warning if it does not."""
         old = self.conditions.get(kind)
         since = old.since if old is not None and old.status is status else self._clock()
-        self.conditions[kind] = Condition(status, notice.reason, notice.message, since)
+        self.conditions[kind] = Condition(status, reason, message, since)
+        return [Notice(reason, message, warning=not status)]
 
     def _checkpoint_staged(self, event: Mapping[str, Any]) -> list[Notice]:
         self._staged[str(event.get("id"))] = event
@@ -101,56 +103,35 @@ class Story:
         if event.get("upload_seconds") is not None:
             figures.append(f"stored in {format_duration(event['upload_seconds'])}")
         details = f" ({'; '.join(figures)})" if figures else ""
-        notice = Notice("CheckpointCommitted", f"checkpoint {name} is committed{details}")
-        self._condition(CHECKPOINTED, True, notice)
-        return [notice]
+        message = f"checkpoint {name} is committed{details}"
+        return self._turned(CHECKPOINTED, True, "CheckpointCommitted", message)
 
     def _checkpoint_failed(self, event: Mapping[str, Any]) -> list[Notice]:
         reason = str(event.get("reason"))
         if reason in _NO_FAULT:
             return []
-        notice = Notice(
-            "CheckpointFailed",
-            f"checkpoint {event.get('id')} failed: {reason}; the job runs on",
-            warning=True,
-        )
-        self._condition(CHECKPOINTED, False, notice)
-        return [notice]
+        message = f"checkpoint {event.get('id')} failed: {reason}; the job runs on"
+        return self._turned(CHECKPOINTED, False, "CheckpointFailed", message)
 
     def _commit_failed(self, event: Mapping[str, Any]) -> list[Notice]:
         again = "it is tried again" if event.get("transient") else "the job runs on"
-        notice = Notice(
-            "CheckpointNotStored",
-            f"checkpoint {event.get('id')} could not be stored: {event.get('reason')}; {again}",
-            warning=True,
-        )
-        self._condition(CHECKPOINTED, False, notice)
-        return [notice]
+        message = f"checkpoint {event.get('id')} could not be stored: {event.get('reason')}; {again}"
+        return self._turned(CHECKPOINTED, False, "CheckpointNotStored", message)
 
     def _job_started(self, event: Mapping[str, Any]) -> list[Notice]:
         del event
-        notice = Notice("StartedAnew", "the job was started anew, not restored")
-        self._condition(RESTORED, False, notice)
+        self._turned(RESTORED, False, "StartedAnew", "the job was started anew, not restored")
         return []
 
     def _job_restored(self, event: Mapping[str, Any]) -> list[Notice]:
         age = event.get("age_seconds")
         taken = "" if age is None else f", taken {format_duration(age)} ago"
-        notice = Notice(
-            "RestoredFromCheckpoint",
-            f"the job runs again, restored from checkpoint {event.get('checkpoint')}{taken}",
-        )
-        self._condition(RESTORED, True, notice)
-        return [notice]
+        message = f"the job runs again, restored from checkpoint {event.get('checkpoint')}{taken}"
+        return self._turned(RESTORED, True, "RestoredFromCheckpoint", message)
 
     def _restore_failed(self, event: Mapping[str, Any]) -> list[Notice]:
-        notice = Notice(
-            "RestoreFailed",
-            f"checkpoint {event.get('checkpoint')} could not be restored: {event.get('reason')}",
-            warning=True,
-        )
-        self._condition(RESTORED, False, notice)
-        return [notice]
+        message = f"checkpoint {event.get('checkpoint')} could not be restored: {event.get('reason')}"
+        return self._turned(RESTORED, False, "RestoreFailed", message)
 
     def _job_ended(self, event: Mapping[str, Any]) -> list[Notice]:
         code, signum = event.get("code"), event.get("signal")
@@ -167,9 +148,8 @@ class Story:
         return [Notice("JobFailed", f"the job ended with exit code {code}", warning=True)] if code else []
 
     def _store_unusable(self, event: Mapping[str, Any]) -> list[Notice]:
-        notice = Notice("StoreUnusable", f"{event.get('reason')}; checkpoints stay in memory", warning=True)
-        self._condition(CHECKPOINTED, False, notice)
-        return [notice]
+        message = f"{event.get('reason')}; checkpoints stay in memory"
+        return self._turned(CHECKPOINTED, False, "StoreUnusable", message)
 
     def _run_ended(self, event: Mapping[str, Any]) -> list[Notice]:
         end = event.get("exit") or {}
