@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 AUTO, BINDINGS, PROGRAM = "auto", "bindings", "program"
 _NAME = "cuda-checkpoint"
-_INSTALL = "pip install 'ckptrun[cuda]', or put NVIDIA's cuda-checkpoint (see docs/gpu.md) on PATH"
+_INSTALL = (
+    "pip install 'ckptrun[cuda]' (an image of ckptrun's: make image EXTRAS=kube,postgres,redis,cuda), or put NVIDIA's "
+    "cuda-checkpoint (see docs/gpu.md) on PATH; a container must also be shown the GPU and its driver"
+)
 
 
 def choose(wanted: str = AUTO, program: str = "") -> Driver:

@@ -48,6 +48,10 @@ BY_SENTENCE = [
         "Kubernetes takes a podFailurePolicy with Never only. Set podFailurePolicy.enabled=false",
     ),
     (
+        "initContainers[0].name=job,initContainers[0].image=x",
+        "initContainers: job is the name of another container",
+    ),
+    (
         "serviceAccount.create=false",
         "rbac.create would give ckptrun's rights to the namespace's account default.* serviceAccount.name",
     ),
@@ -104,7 +108,7 @@ BY_SCHEMA = [
     ("sidecar.native=perhaps", "at '/sidecar/native': value must be one of 'auto', true, false"),
     (
         "spot.provider=azure",
-        "at '/spot/provider': value must be one of 'none', 'gke', 'eks', 'aks', 'custom'",
+        "at '/spot/provider': value must be one of 'none', 'gke', 'eks', 'karpenter', 'aks', 'custom'",
     ),
     ("backoffLimit=many", "at '/backoffLimit': got string, want integer"),
     ("restartPolicy=Always", "at '/restartPolicy': value must be one of 'Never', 'OnFailure'"),
@@ -147,6 +151,12 @@ def test_wrong_values_are_refused_by_name(values: str, sentence: str):
             "store.url=file:///ckptrun/state",
             chart.NEWEST,
             "a volume cannot be mounted at /ckptrun/state",
+        ),
+        (
+            POD,
+            "backoffLimit=3,suspend=true,jobLabels.a=b",
+            chart.NEWEST,
+            "backoffLimit and suspend and jobLabels: nothing of the kind is known to a bare Pod",
         ),
         (POD, "store.region=here", chart.NEWEST, "say nothing about the store file:///store"),
         (S3, "sidecar.native=true", chart.OLDEST, "sidecar.native=true needs Kubernetes 1.29"),

@@ -60,6 +60,16 @@
 {{- if and (eq .Values.kind "CronJob") (not .Values.cron.schedule) }}{{ fail "cron.schedule is empty: kind CronJob needs one, as --set 'cron.schedule=0 3 * * *'" }}{{ end -}}
 {{- if and (ne .Values.kind "CronJob") (or .Values.cron.schedule .Values.cron.timeZone) }}{{ fail (printf "cron.schedule and cron.timeZone say nothing about a %s: set kind to CronJob, or leave them out" .Values.kind) }}{{ end -}}
 {{- if and $job (ne .Values.restartPolicy "Never") .Values.podFailurePolicy.enabled }}{{ fail (printf "restartPolicy %s: Kubernetes takes a podFailurePolicy with Never only. Set podFailurePolicy.enabled=false, or leave restartPolicy out" .Values.restartPolicy) }}{{ end -}}
+{{- if not $job -}}
+{{- $other := list -}}
+{{- if ne (int .Values.backoffLimit) 6 }}{{ $other = append $other "backoffLimit" }}{{ end -}}
+{{- if not (kindIs "invalid" .Values.ttlSecondsAfterFinished) }}{{ $other = append $other "ttlSecondsAfterFinished" }}{{ end -}}
+{{- if .Values.suspend }}{{ $other = append $other "suspend" }}{{ end -}}
+{{- if .Values.podFailurePolicy.rules }}{{ $other = append $other "podFailurePolicy.rules" }}{{ end -}}
+{{- if .Values.jobLabels }}{{ $other = append $other "jobLabels" }}{{ end -}}
+{{- if .Values.jobAnnotations }}{{ $other = append $other "jobAnnotations" }}{{ end -}}
+{{- if $other }}{{ fail (printf "%s: nothing of the kind is known to a bare Pod, which nothing runs again: leave it out, or set kind=Job (labels and annotations of a Pod are podLabels and podAnnotations)" (join " and " $other)) }}{{ end -}}
+{{- end -}}
 {{- range $code := .Values.podFailurePolicy.failExitCodes -}}
 {{- range $.Values.podFailurePolicy.ignoreExitCodes -}}
 {{- if eq (int .) (int $code) }}{{ fail (printf "podFailurePolicy: exit code %d is in ignoreExitCodes and in failExitCodes: leave it out of one" (int .)) }}{{ end -}}
@@ -113,6 +123,9 @@
 {{- range .Values.job.volumeMounts -}}
 {{- if or (eq .mountPath "/ckptrun") (hasPrefix "/ckptrun/" .mountPath) }}{{ fail (printf "job.volumeMounts: %s is ckptrun's own: choose another path" .mountPath) }}{{ end -}}
 {{- if and (eq (clean .mountPath) "/tmp") (eq $.Values.mode "sidecar") (ne $.Values.job.tmpSize "none") }}{{ fail "job.volumeMounts has /tmp, where the chart mounts a volume: set job.tmpSize=none" }}{{ end -}}
+{{- end -}}
+{{- range .Values.initContainers -}}
+{{- if has .name (list "ckptrun" "ckptrun-install" $.Values.job.container) }}{{ fail (printf "initContainers: %s is the name of another container of the pod: choose another" .name) }}{{ end -}}
 {{- end -}}
 {{- if has .Values.job.container (list "ckptrun" "ckptrun-install") }}{{ fail (printf "job.container: %s is the name of a container of ckptrun's: choose another" .Values.job.container) }}{{ end -}}
 {{- end }}

@@ -62,7 +62,7 @@
 {{- end }}
 {{- include "ckptrun.setting" (list "VERBOSE" $c.verbose) }}
 {{- if and (gt (int $v.gpu.count) 0) (eq $v.mode "sidecar") }}
-# the job's GPUs, not others: asking for nvidia.com/gpu here would take some away
+# all of the node's, as nobody knows here which are the job's; asking for nvidia.com/gpu would take some away
 - {name: NVIDIA_VISIBLE_DEVICES, value: all}
 - {name: NVIDIA_DRIVER_CAPABILITIES, value: "compute,utility"}
 {{- end }}

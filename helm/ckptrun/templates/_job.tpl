@@ -1,5 +1,17 @@
 {{/* A Job: how many pods, and which failures another pod can cure. */}}
 
+{{- define "ckptrun.jobMetadata" -}}
+labels:
+  {{- include "ckptrun.labels" . | nindent 2 }}
+  {{- with .Values.jobLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.jobAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "ckptrun.jobSpec" -}}
 {{- $v := .Values -}}
 {{- $indexed := include "ckptrun.indexed" . -}}

@@ -95,6 +95,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- get (dict "gke" "15" "aks" "30") .Values.spot.provider -}}
 {{- end }}
 
+{{/* Where the credentials of an s3:// store come from, as words: none of them if it is a Secret. */}}
+{{- define "ckptrun.identities" -}}
+{{- if hasPrefix "s3://" .Values.store.url -}}
+{{- if ne .Values.networkPolicy.identity "auto" }}{{ .Values.networkPolicy.identity -}}
+{{- else if .Values.store.credentials.secret }}secret{{ else if hasKey .Values.serviceAccount.annotations "eks.amazonaws.com/role-arn" }}irsa{{ else }}pod-identity node{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Ports of the servers of checkpoint.ledger, as a YAML list. */}}
+{{- define "ckptrun.ledgerPorts" -}}
+{{- $ledger := .Values.checkpoint.ledger -}}
+{{- $ports := list -}}
+{{- if regexMatch "^(postgres(ql)?|rediss?)://" $ledger -}}
+{{- $usual := ternary "5432" "6379" (hasPrefix "postgres" $ledger) -}}
+{{- range regexFind "//[^/?#]*" $ledger | trimPrefix "//" | splitList "@" | last | splitList "," -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual | int) -}}
+{{- end -}}
+{{- end -}}
+{{- uniq $ports | toJson -}}
+{{- end }}
+
 {{- define "ckptrun.storePath" -}}
 {{- trimPrefix "file://localhost" .Values.store.url | trimPrefix "file://" -}}
 {{- end }}
@@ -109,6 +130,10 @@ tolerations:
 {{- else if eq .Values.spot.provider "eks" -}}
 nodeSelector:
   eks.amazonaws.com/capacityType: SPOT
+tolerations: []
+{{- else if eq .Values.spot.provider "karpenter" -}}
+nodeSelector:
+  karpenter.sh/capacity-type: spot
 tolerations: []
 {{- else if eq .Values.spot.provider "aks" -}}
 nodeSelector:

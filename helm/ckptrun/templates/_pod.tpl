@@ -4,6 +4,9 @@
 labels:
   {{- include "ckptrun.selector" . | nindent 2 }}
   app.kubernetes.io/component: job
+  {{- if hasKey .Values.serviceAccount.annotations "azure.workload.identity/client-id" }}
+  azure.workload.identity/use: "true"
+  {{- end }}
   {{- with .Values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -30,6 +33,9 @@ annotations:
 {{- $sidecar := eq $v.mode "sidecar" -}}
 {{- $spot := include "ckptrun.spot" . | fromYaml -}}
 restartPolicy: {{ $v.restartPolicy }}
+{{- if and (eq $v.kind "Pod") (not (kindIs "invalid" $v.activeDeadlineSeconds)) }}
+activeDeadlineSeconds: {{ int $v.activeDeadlineSeconds }}
+{{- end }}
 terminationGracePeriodSeconds: {{ include "ckptrun.podGraceSeconds" . }}
 serviceAccountName: {{ include "ckptrun.serviceAccount" . | quote }}
 # the token is mounted for ckptrun alone, below
@@ -64,6 +70,17 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with $v.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $v.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with $v.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- if include "ckptrun.podLevel" . }}
 resources:
   {{- with $v.podResources.requests }}
@@ -75,8 +92,13 @@ resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
-{{- if $sidecar }}
+{{- if or $sidecar $v.initContainers }}
 initContainers:
+  {{- with $v.initContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- if $sidecar }}
   {{- include "ckptrun.install" . | nindent 2 }}
   {{- if include "ckptrun.native" . }}
   {{- include "ckptrun.sidecar" . | nindent 2 }}
