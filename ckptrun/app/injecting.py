@@ -48,6 +48,14 @@ def injected(text: str, where: str, shape: Shape, container: str) -> str:
     return manifests.dump(inject(manifests.load(text, where), shape, container))
 
 
+def remarked(text: str) -> list[str]:
+    """Return what is to be said of manifests that have ckptrun in them."""
+    from ckptrun.kube import manifests  # noqa: PLC0415 -- as above
+    from ckptrun.kube.remarks import remarks  # noqa: PLC0415 -- likewise
+
+    return remarks(manifests.load(text, "the result"))
+
+
 def shape(
     given: Mapping[str, Any],
     *,

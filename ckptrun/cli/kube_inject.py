@@ -59,10 +59,11 @@ _STREAM = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 def inject_command(source: Path, target: Path | None, **values: Any) -> None:
     """Add ckptrun to the Jobs, CronJobs and Pods of a manifest; other documents stay as they are.
 
-    A second time gives the same. Comments are lost. For events the service account needs the rights of the chart's
-    Role.
+    A second time gives the same. Comments are lost. For events the service account needs the Role that 'ckptrun kube
+    role' prints.
     """
-    from ckptrun.app.injecting import injected  # noqa: PLC0415 -- --help needs none of it
+    from ckptrun.app.injecting import injected, remarked  # noqa: PLC0415 -- --help needs none of it
+    from ckptrun.telemetry.speak import Speaker  # noqa: PLC0415 -- likewise
 
     container = values.pop("container")
     where = "standard input" if str(source) == "-" else str(source)
@@ -77,6 +78,8 @@ def inject_command(source: Path, target: Path | None, **values: Any) -> None:
             stream.write(result)
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {error.strerror}", hint="choose another -o") from error
+    for remark in remarked(result):
+        Speaker().say(remark)
 
 
 def _shape(values: dict[str, Any]) -> Shape:
