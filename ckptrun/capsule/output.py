@@ -56,6 +56,7 @@ class Output:
         self._reader, writer = os.pipe()
         if self.broken:  # nobody reads it any more: the job is to find that out as it would have
             os.close(self._reader)
+            self._reader = -1
             return writer
         os.set_blocking(self._reader, False)
         self._wake = os.pipe()
@@ -66,7 +67,7 @@ class Output:
     def drain(self) -> int:
         """Take everything out of the pipe and return `count`; the writers must be stopped."""
         with self._lock:
-            if self._thread and not self.broken:
+            if self._reader >= 0 and not self.broken:
                 while data := self._read():
                     self._pending.append(data)
                 os.write(self._wake[1], b"x")
@@ -133,8 +134,9 @@ class Output:
             if error.errno != errno.EPIPE:
                 self._say(f"{self._name} cannot be written ({error.strerror}): the job finds its pipe broken")
         finally:
-            with self._lock:
+            with self._lock:  # its number may be anybody's from now on
                 os.close(self._reader)
+                self._reader = -1
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -47,6 +47,26 @@ def test_output_is_carried_in_order_and_counted(sink: tuple[int, int]):
     assert output.count == len(expected)
 
 
+def test_a_drain_of_a_stream_that_the_job_has_closed_takes_nothing_from_who_has_its_descriptor_now(
+    sink: tuple[int, int],
+):
+    output = Output(sink[1], "stdout", Said())
+    before = descriptors()
+    job = output.open()
+    os.write(job, b"all")
+    os.close(job)
+    wait_until(lambda: descriptors() == before + 2)  # of a pipe that wakes it: its reading end is closed
+    others = [os.pipe2(os.O_NONBLOCK) for _ in range(2)]
+    for _, writer in others:
+        os.write(writer, b"theirs")
+    assert output.drain() == 3
+    assert [os.read(reader, 100) for reader, _ in others] == [b"theirs"] * 2
+    output.finish(threading.Event())
+    for pair in others:
+        os.close(pair[0])
+        os.close(pair[1])
+
+
 def test_a_drain_takes_all_the_job_has_written_though_our_own_reader_is_slow(sink: tuple[int, int]):
     output = Output(sink[1], "stdout", Said())
     job = output.open()
