@@ -183,6 +183,7 @@ def test_pods_of_a_silent_node_are_given_up_as_soon_as_the_values_say():
     ]
     assert tolerations() == silent
     assert tolerations("--set", "lostNodeSeconds=null") == []
+    assert tolerations("--set", "kind=Pod") == []
     own = {**silent[1], "tolerationSeconds": 5}
     assert tolerations("--set-json", f"tolerations=[{json.dumps(own)}]") == [own, silent[0]]
     assert tolerations("--set", "tolerations[0].operator=Exists") == [{"operator": "Exists"}]

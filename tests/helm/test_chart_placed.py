@@ -75,7 +75,11 @@ def test_azures_identity_is_asked_for_by_the_label_it_needs():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([NO_SECRET, r"serviceAccount.annotations.iam\.gke\.io/gcp-service-account=a@b"], "make an HMAC key"),
+        (
+            [NO_SECRET, r"serviceAccount.annotations.iam\.gke\.io/gcp-service-account=a@b"],
+            "gives no credentials of an S3",
+        ),
+        (["store.endpoint=https://storage.googleapis.com"], "which Google's S3 API does not document"),
         ([NO_SECRET, "spot.provider=aks"], "gives no credentials of an S3 server"),
         (
             ["networkPolicy.enabled=true", "hooks.specs={webhook?url=$URL}"],

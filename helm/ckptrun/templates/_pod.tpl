@@ -271,7 +271,7 @@ seLinuxOptions: {type: {{ . | quote }}}
 {{- define "ckptrun.tolerations" -}}
 {{- $said := concat (include "ckptrun.spot" . | fromYaml).tolerations .Values.tolerations -}}
 {{- $all := $said -}}
-{{- if not (kindIs "invalid" .Values.lostNodeSeconds) -}}
+{{- if and (ne .Values.kind "Pod") (not (kindIs "invalid" .Values.lostNodeSeconds)) -}}
 {{- range $key := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
 {{- $told := false -}}
 {{- range $said }}{{ if and (has (.key | default $key) (list $key)) (has (.effect | default "NoExecute") (list "NoExecute")) }}{{ $told = true }}{{ end }}{{ end -}}
