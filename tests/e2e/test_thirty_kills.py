@@ -39,7 +39,9 @@ class Executioner:
         self.run = self.start()
 
     def start(self) -> Run:
-        return self.lab.start(*SLOWED, "--step-seconds", 0.02, options=OPTIONS)
+        return self.lab.start(
+            *SLOWED, "--step-seconds", 0.02, "--hold", self.lab.folder / "held", options=OPTIONS
+        )
 
     def kill(self, kind: str) -> None:
         self.run.commit()
@@ -73,6 +75,9 @@ def test_thirty_kills_leave_no_trace_in_the_result(lab: Lab, tmp_path: Path):
         [*map(str, TRAINING)], cwd=reference, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
+    held = lab.folder / "held" / str(STEPS)  # on whatever machine, the training lasts for all the kills
+    held.parent.mkdir()
+    held.touch()
     executioner = Executioner(lab, choices)
     kinds = [KINDS[number % len(KINDS)] for number in range(KILLS)]
     choices.shuffle(kinds)
@@ -80,8 +85,8 @@ def test_thirty_kills_leave_no_trace_in_the_result(lab: Lab, tmp_path: Path):
         print(f"{number}: {kind}", flush=True)
         executioner.kill(kind)
     print(f"{steps_done(lab)} of {STEPS} steps after the last kill", flush=True)
-    assert executioner.run.alive(), "the training was too short for all the kills"
     (lab.work / HURRY).touch()
+    held.unlink()
     result = executioner.run.wait(300)
 
     assert result.code == 0, result.err
