@@ -138,5 +138,4 @@ class Turn:
         earliest = min(moments, default=None)
         if earliest is not None and earliest != self.state.wake:
             self.emit(WakeAt(earliest))
-        if earliest is not None:
             self.change(wake=earliest)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import requests
+from support.ports import free_ports
 from support.processes import PATIENCE, die_with_parent
 from support.run import REPOSITORY, RESTORED, seed
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from support.charging import charging
 from support.postgres import PostgresServer, postgres_server
 from support.redis import RedisServer, redis_server
 
@@ -17,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.charging import Charging
+
     from ckptrun.effects.ledger import Ledger
 
-__all__ = ["charging", "postgres_server", "redis_server"]
+__all__ = ["postgres_server", "redis_server"]
 
 _lineages = itertools.count()
 
@@ -45,3 +46,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     lineage = f"train-{next(_lineages)}"
     # one database for all: lineages are told apart by their names
     yield Place(server.database() if request.param == "postgresql" else server.url, server, lineage)
+
+
+@pytest.fixture
+def charging() -> Iterator[Charging]:
+    from support.charging import Charging  # noqa: PLC0415 - slow to import, for workers that do not run it
+
+    service = Charging()
+    yield service
+    service.close()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psycopg
-import redis
-
 if TYPE_CHECKING:
     from support.postgres import PostgresServer
     from support.redis import RedisServer
 
 
 def test_postgres_serves_a_database_per_test_and_restarts(postgres_server: PostgresServer):
+    import psycopg  # noqa: PLC0415 - slow to import, for workers that do not run it
+
     first, second = postgres_server.database(), postgres_server.database()
     with psycopg.connect(first) as connection:
         connection.execute("CREATE TABLE kept (n int)")
@@ -25,6 +24,8 @@ def test_postgres_serves_a_database_per_test_and_restarts(postgres_server: Postg
 
 
 def test_redis_serves_a_database_per_test_and_restarts(redis_server: RedisServer):
+    import redis  # noqa: PLC0415 - slow to import, for workers that do not run it
+
     first, second = redis_server.database(), redis_server.database()
     with redis.Redis.from_url(first) as client:
         client.set("kept", "1")

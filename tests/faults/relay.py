@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from support.s3 import free_ports
+from support.ports import free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType

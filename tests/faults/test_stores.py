@@ -12,8 +12,8 @@ import chain
 import pytest
 from disk import Disk
 from relay import Relay
+from support.ports import free_ports
 from support.run import COMMITTED, RESTORED, STARTED, Lab
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

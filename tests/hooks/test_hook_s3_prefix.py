@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from support.hook_programs import Answer, call, call_inside, context, program, start
+from support.ports import free_ports
 from support.processes import PATIENCE
-from support.s3 import BUCKET, S3Server, free_ports
+from support.s3 import BUCKET, S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable

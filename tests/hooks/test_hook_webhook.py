@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.hook_programs import HOOKS, Answer, call, call_inside
+from support.ports import free_ports
 from support.receiver import Delivery, Receiver
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from journalkit import CONTENT, Checkpoint, Job, Keeper, mounted
 
-from ckptrun.journal import Journal
+from ckptrun.journal import Journal, taking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,12 @@ def aside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def keeper(tmp_path: Path) -> Keeper:
     return Keeper(tmp_path, Journal(1 << 30))
+
+
+@pytest.fixture
+def settled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the times of files trusted after some ticks of the kernel's clock, not after a second."""
+    monkeypatch.setattr(taking, "SETTLED_NS", 60_000_000)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptrun.core.model import BytesSource
-from ckptrun.journal import Journal, records_from_json, records_to_json, rollback
+from ckptrun.journal import Journal, records_from_json, records_to_json, rollback, taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -134,7 +134,7 @@ def picture(top: Path) -> dict[str, object]:
 def age(*paths: Path) -> None:
     """Wait until the times of the files prove them unchanged."""
     for path in paths:
-        left = path.lstat().st_ctime + 1.01 - time.time()
+        left = path.lstat().st_ctime + taking.SETTLED_NS / 1e9 + 0.01 - time.time()
         if left > 0:
             time.sleep(left)
 

@@ -321,6 +321,7 @@ def test_a_database_closed_between_transactions_comes_back(story: Story, work: P
     assert sqlite3.connect(work / "db").execute("select n from t").fetchall() == [(n,) for n in range(5)]
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_closed_files_that_did_not_change_are_not_stored_again(story: Story, work: Path):
     story.do("[open(f'f{n}', 'wb').write(os.urandom(100_000)) for n in range(20)]")
     story.take()

@@ -101,6 +101,7 @@ def test_one_descriptor_without_o_append_makes_a_file_in_place(job: Job, keeper:
     assert data_of(checkpoint, tmp_path / "log") == b"changed" + b"a" * 99_993
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_stores_through_a_mapping_are_seen_though_times_stay(job: Job, keeper: Keeper, memory_disk: Path):
     path = memory_disk / "map"
     path.write_bytes(bytes(8192))
@@ -119,6 +120,7 @@ def test_stores_through_a_mapping_are_seen_though_times_stay(job: Job, keeper: K
     assert data_of(third, path)[:5] == b"secon"
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_a_mapping_made_and_gone_between_checkpoints_is_not_overlooked(
     job: Job, keeper: Keeper, memory_disk: Path
 ):
@@ -133,6 +135,7 @@ def test_a_mapping_made_and_gone_between_checkpoints_is_not_overlooked(
     assert data_of(keeper.take(job), path)[:5] == b"other"
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_a_mapping_gone_since_the_last_checkpoint_still_makes_times_doubtful(
     job: Job, keeper: Keeper, tmp_path: Path
 ):
@@ -145,6 +148,7 @@ def test_a_mapping_gone_since_the_last_checkpoint_still_makes_times_doubtful(
     assert data_of(keeper.take(job), path)[:5] == b"other"
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_a_mapped_file_is_copied_whatever_its_times_say(job: Job, keeper: Keeper, tmp_path: Path):
     job.do("f = open('map', 'w+b', 0); f.truncate(4096)")
     age(tmp_path / "map")
@@ -221,6 +225,7 @@ def test_a_file_named_like_a_deleted_one_is_captured(job: Job, keeper: Keeper, t
     assert keeper.take(job).record(tmp_path / name).size == 4096
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_an_unchanged_file_is_neither_read_nor_stored_again(job: Job, keeper: Keeper, tmp_path: Path):
     job.do("f = open('file', 'w+b', 0); f.write(b'x' * 100_000)")
     age(tmp_path / "file")
@@ -243,6 +248,7 @@ def test_a_write_in_the_tick_of_the_capture_is_not_missed(job: Job, keeper: Keep
     assert data_of(keeper.take(job), tmp_path / "file") == b"y" * 100
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_a_content_that_can_no_longer_be_read_back_is_read_from_its_file(
     job: Job, keeper: Keeper, tmp_path: Path
 ):
@@ -258,6 +264,7 @@ def test_a_content_that_can_no_longer_be_read_back_is_read_from_its_file(
     assert data_of(second, tmp_path / "log") == b"l" * 9_000_000
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_what_was_read_early_counts_only_if_it_stayed(job: Job, keeper: Keeper, tmp_path: Path):
     job.do("f = open('file', 'w+b', 0); f.write(b'x' * 100)")
     age(tmp_path / "file")
@@ -353,6 +360,7 @@ def test_after_a_restore_a_long_log_is_not_read_again(job: Job, keeper: Keeper, 
     assert data_of(second, tmp_path / "log") == (tmp_path / "log").read_bytes()
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_after_a_restore_times_prove_only_what_they_proved_before(
     job: Job, keeper: Keeper, memory_disk: Path, aside: Path
 ):

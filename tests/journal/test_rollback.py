@@ -95,6 +95,7 @@ def test_a_change_that_left_size_and_times_is_found(checkpoint: Checkpoint, file
     assert file.read_bytes() == CONTENT
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_a_file_that_times_prove_unchanged_is_not_read(
     job: Job, keeper: Keeper, tmp_path: Path, aside: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -120,6 +120,7 @@ def test_a_preserved_subtree_comes_back_as_a_whole(job: Job, tmp_path: Path, tre
     }
 
 
+@pytest.mark.usefixtures("settled_soon")
 def test_settled_files_of_a_preserved_tree_cost_nothing_inside_the_freeze(
     job: Job, tmp_path: Path, tree: Path
 ):

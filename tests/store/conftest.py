@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from storekit import Place, key_file
 
+from ckptrun.store import keys
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,3 +38,9 @@ def directory(tmp_path: Path) -> Place:
 @pytest.fixture(params=["plain", "encrypted"])
 def key(request: pytest.FixtureRequest, tmp_path: Path) -> KeySource | None:
     return None if request.param == "plain" else key_file(tmp_path)
+
+
+@pytest.fixture
+def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have new passphrases stretched a little only; how much is in the store, for whoever opens it."""
+    monkeypatch.setattr(keys, "SCRYPT_N", 1 << 10)

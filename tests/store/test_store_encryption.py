@@ -89,6 +89,7 @@ def test_another_key_does_not_open_it(place: Place, tmp_path: Path, kind: str):
             use()
 
 
+@pytest.mark.usefixtures("quick_passphrases")
 def test_a_wrong_passphrase_does_not_open_it(directory: Place):
     acquire(Lineage(directory.open(), "train", KeySource(passphrase="correct horse"))).release()
     with pytest.raises(WrongKeyError, match="passphrase does not open lineage 'train'"):

@@ -115,6 +115,7 @@ def test_retention_keeps_the_last_ones_and_buries_their_packs(place: Place):
     assert not buried & referred
 
 
+@pytest.mark.usefixtures("quick_passphrases")
 def test_a_key_can_be_a_passphrase(directory: Place):
     lineage = Lineage(directory.open(), "train", KeySource(passphrase="correct horse"))
     record = commit(acquire(lineage), sample("c1"))

@@ -5,15 +5,11 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import pytest
 import uvicorn
 from fastapi import FastAPI, Header
 from support.processes import PATIENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Charging:
@@ -53,10 +49,3 @@ class Charging:
             self.charges[key] = amount
             self._answers[key] = {"charge": next(self._numbers)}
         return self._answers[key]
-
-
-@pytest.fixture
-def charging() -> Iterator[Charging]:
-    service = Charging()
-    yield service
-    service.close()

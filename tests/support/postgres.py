@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
+from support.ports import free_ports
 from support.processes import PATIENCE
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +63,8 @@ class PostgresServer:
 
     def database(self) -> str:
         """Make an empty database and return its URL."""
+        import psycopg  # noqa: PLC0415 - slow to import, for workers that do not run it
+
         name = f"test_{next(self._names)}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type]
@@ -86,6 +87,8 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, or start it again after `stop`, at the same port and with the same data."""
+        import psycopg  # noqa: PLC0415 - slow to import, for workers that do not run it
+
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         argv = [
             str(self._programs / "postgres"),

@@ -12,9 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import redis
+from support.ports import free_ports
 from support.processes import PATIENCE, die_with_parent
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +64,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, or start it again after `stop`, at the same port and with the same data."""
+        import redis  # noqa: PLC0415 - slow to import, for workers that do not run it
+
         options = {"port": str(self.port), "bind": "127.0.0.1", "databases": str(DATABASES), **self._options}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         log = self._folder / "server.log"

