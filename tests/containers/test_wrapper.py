@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from podman import Security
-from support.processes import PATIENCE
 from wrapping import CAPABILITIES, JOBS, UID, Wrapped, below, count, kill, security, status
 
 if TYPE_CHECKING:
@@ -228,41 +227,17 @@ def test_staging_is_sized_by_the_containers_own_limit(wrapped: Wrapped, namespac
     assert memory["detail"].split()[0] in {"0.2", "0.3", "0.4"}, memory  # GiB; the machine has many
 
 
-CARELESS = """
-import sys
-from ckptrun.criu import ownrights
-ownrights.missing_capabilities = lambda *_: []
-from ckptrun.cli.main import main
-sys.exit(main())
-"""
-"""A ckptrun that does not look what it may."""
-
-
-def lives_through(wrapped: Wrapped, container: Container, timeout: float = PATIENCE) -> None:
-    """Take a job that has many things through a kill, a signal sent to ckptrun for it, and its end."""
-    container.prints("ready")
-    wrapped.checkpoint(container)
-    wrapped.restored_after(container, lambda: kill(wrapped.job(container)))
-    wrapped.restored_after(container, lambda: container.kill(signal.SIGUSR2), timeout)
-    wrapped.release()
-    assert container.wait() == 0, container.story()
-    assert container.out.endswith("fine\n")
-
-
 def test_what_the_job_has_is_its_own_after_a_restore(wrapped: Wrapped):
     """Root without CHOWN and FOWNER cannot give files to anybody, nor change others'."""
     container = wrapped.start("python3", "-c", MANY_THINGS)
-    lives_through(wrapped, container)
+    container.prints("ready")
+    wrapped.checkpoint(container)
+    wrapped.restored_after(container, lambda: kill(wrapped.job(container)))
+    wrapped.restored_after(container, lambda: container.kill(signal.SIGUSR2))
+    wrapped.release()
+    assert container.wait() == 0, container.story()
+    assert container.out.endswith("fine\n")
     assert "cannot be set back" not in container.err
-
-
-@pytest.mark.parametrize("missing", [name for name in CAPABILITIES if name != "SYS_CHROOT"])
-def test_each_capability_is_needed(wrapped: Wrapped, missing: str):
-    """Without it a ckptrun that does not look cannot start the job, dump or restore it, or pass a signal on."""
-    command = ("python3", "-c", MANY_THINGS)
-    container = wrapped.start(*command, program=("-c", CARELESS), how=security(without=missing))
-    with pytest.raises(AssertionError):
-        lives_through(wrapped, container, timeout=10)
 
 
 def test_each_missing_capability_is_named_at_the_start(wrapped: Wrapped):

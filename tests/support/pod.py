@@ -39,11 +39,14 @@ CAPABILITIES = (
     *("sys_admin", "sys_ptrace", "sys_time", "setuid", "setgid", "setpcap", "sys_chroot"),
     *("dac_override", "dac_read_search", "kill"),
 )
-_SIDECAR = (
-    "setpriv",
-    "--bounding-set=-all," + ",".join(f"+{name}" for name in CAPABILITIES),
-    "--inh-caps=-all",
-)
+
+
+def with_capabilities(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the words before a command that has these capabilities and no others."""
+    return ("setpriv", "--bounding-set=-all," + ",".join(f"+{name}" for name in names), "--inh-caps=-all")
+
+
+_SIDECAR = with_capabilities(CAPABILITIES)
 _RESTRICTED = (
     *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--bounding-set=-all"),
     *("--inh-caps=-all", "--no-new-privs"),
@@ -175,15 +178,21 @@ class Pod:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def sidecar(self, *options: str, once: bool = False, prefix: Iterable[str] = _SIDECAR) -> Container:
-        """Start the sidecar."""
+    def sidecar(
+        self,
+        *options: str,
+        once: bool = False,
+        prefix: Iterable[str] = _SIDECAR,
+        program: Iterable[str] = ("-m", "ckptrun"),
+    ) -> Container:
+        """Start the sidecar; `program` are a Python's words for ckptrun."""
         words = ["sidecar", *(["--once"] if once else []), "--name", "job", "--store", self.store, *options]
         environment = self._environment() | {
             "CKPTRUN_SHARED": str(self.shared),
             "PYTHONPATH": str(REPOSITORY),
             "HOME": "/root",
         }
-        return self._started([*prefix, sys.executable, "-m", "ckptrun", *words], environment)
+        return self._started([*prefix, sys.executable, *program, *words], environment)
 
     def job(self, *command: str) -> Container:
         """Start the job's container; its command may be a script of `tests/e2e/jobs`."""
