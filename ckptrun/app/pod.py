@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptrun.core import confinement
 from ckptrun.criu import ownrights
 from ckptrun.errors import ConfigurationError, PermissionMissingError
 from ckptrun.supervisor.workplace import PROBE_BYTES
@@ -104,6 +106,15 @@ def check_peer(pid: int) -> None:
             "the job's container is in a user namespace of its own, which the sidecar has no rights in",
             hint="leave hostUsers: false out of the pod's spec, or use the wrapper mode",
         )
+
+
+def not_entered(error: OSError) -> ConfigurationError | PermissionMissingError:
+    """Return the error for a job's container that the kernel does not let the sidecar into."""
+    message = f"the job's container cannot be entered: {error.strerror or error}"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return PermissionMissingError(message, hint=confinement.entering(ownrights.security_label()))
+    hint = "see docs/kubernetes.md for what the sidecar and the job's container need"
+    return ConfigurationError(message, hint=hint)
 
 
 def turn_away(shared: Path, error: CkptrunError) -> None:

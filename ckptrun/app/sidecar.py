@@ -121,7 +121,7 @@ class _Sidecar:
         code = self._served(shim)
         shim = self._shim
         shim.end(code)
-        shim.ended.wait(END_SECONDS)
+        _wait_for_end(shim)
         self._signals.end()  # what comes from here on is pending, and the program after this one takes it
         if self._once or self._told_to_end:
             os._exit(0)  # a regular end waits for every thread, also for one that a hung store holds
@@ -165,10 +165,7 @@ class _Sidecar:
                 self._listener, shim, self._shared, arrived, self._from_container, self._speaker.error
             )
         except OSError as error:
-            raise ConfigurationError(
-                f"the job's container cannot be entered: {error.strerror or error}",
-                hint="see docs/kubernetes.md for what the sidecar and the job's container need",
-            ) from error
+            raise pod.not_entered(error) from error
         streams.append(Streams(self._speaker.error, terminals=False))
         over = self._settle(container, settings)
         if over is not None:
@@ -275,6 +272,13 @@ class _Sidecar:
         self._own.restore()
         argv = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, argv, self._environ)  # noqa: S606 - the very same
+
+
+def _wait_for_end(shim: Shim) -> None:
+    """Wait for a shim that was told to end; its messages may not have been read yet."""
+    deadline = time.monotonic() + END_SECONDS
+    while shim.connected and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _kill(shim: Shim) -> None:

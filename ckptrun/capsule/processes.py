@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 _PF_EXITING = 0x4
+_SYS_ADMIN = 21
 _TRIES = 3
 _SIGKILL = 1 << (signal.SIGKILL - 1)
 
@@ -68,6 +69,13 @@ def security_label() -> str:
         return Path("/proc/self/attr/current").read_text(errors="replace").strip("\0\n ")
     except OSError:
         return ""
+
+
+def may_mount() -> bool:
+    """Tell whether this process has what mounts need as far as capabilities and seccomp go."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    found = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return bool(int(found["CapEff"], 16) >> _SYS_ADMIN & 1) and found["Seccomp"].strip() == "0"
 
 
 def is_over(host_pid: int) -> bool:

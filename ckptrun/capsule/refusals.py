@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ckptrun.capsule.processes import security_label
+from ckptrun.capsule.processes import may_mount, security_label
 from ckptrun.core import confinement
 from ckptrun.errors import MissingFeatureError, PermissionMissingError
 
@@ -17,7 +17,7 @@ def explain(failure: str) -> PermissionMissingError | MissingFeatureError:
     hint = "ckptrun doctor says what this machine lacks"
     if number in {"1", "13"}:
         if where.startswith("mount ") and os.geteuid() == 0:
-            hint = f"{confinement.mounting(security_label())}; {hint}"
+            hint = f"{confinement.mounting(security_label(), capable=may_mount())}; {hint}"
         return PermissionMissingError(message, hint=hint)
     if number == "2" and where.startswith("mount /dev/"):
         hint = f"the image must have the folder {where.removeprefix('mount ')}, to mount it there"

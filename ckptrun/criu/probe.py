@@ -160,7 +160,7 @@ def _temporary(scratch: Path | None) -> Path:
                 return scratch
         raise ConfigurationError(
             f"there is no place for temporary files: {error.strerror}",
-            hint="set TMPDIR to a folder that can be written",
+            hint="set TMPDIR to a folder that can be written; under a read-only root, mount an emptyDir there",
         ) from error
 
 

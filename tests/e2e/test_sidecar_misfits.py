@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from jobs import count
 from support.pod import _SIDECAR, REPOSITORY, Pod
+from support.processes import PATIENCE
 
 from ckptrun import __version__
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 QUIET = ("--interval", "off")
+USAGE = 64
 CONFIGURATION = 78
 PERMISSION = 77
 
@@ -72,6 +74,15 @@ def test_a_sidecar_of_another_version_leaves_a_running_job_alone_and_the_right_o
     done = job.wait()
     assert done.code == 0, pod.story()
     assert (pod.volume / "log.txt").read_text().splitlines() == count.lines(steps)
+
+
+def test_a_sidecar_that_is_told_to_end_as_its_job_does_is_not_kept(pod: Pod):
+    sidecar = pod.sidecar("--interval", "often")
+    assert pod.job("count.py", "--steps", "1").process.wait(PATIENCE) == USAGE
+    sidecar.send_signal(signal.SIGTERM)
+    done = sidecar.wait()
+    assert done.code in {0, 128 + signal.SIGTERM}
+    assert "'often' is no interval" in done.err
 
 
 def test_a_sidecar_beside_the_jobs_container_tells_it_why_it_cannot_serve(pod: Pod):

@@ -22,6 +22,7 @@ def test_root_that_may_not_mount_is_told_who_forbids_it(
 ):
     monkeypatch.setattr(refusals, "security_label", lambda: label)
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(refusals, "may_mount", lambda: False)
     refused = explain("13 mount /proc")
     assert isinstance(refused, PermissionMissingError)
     assert said in refused.hint

@@ -77,9 +77,11 @@ TASKS = (
     # Rights and features.
     entry(
         "trace-denied",
-        r"Unable to interrupt task: (?P<pid>\d+) \(Operation not permitted\)|Unseizable non-zombie (?P<pid2>\d+)",
+        r"Unable to interrupt task: (?P<pid>\d+) \((?:Operation not permitted|Permission denied)\)|"
+        r"Unseizable non-zombie (?P<pid2>\d+)",
         "CRIU may not stop {who}",
-        "give ckptrun SYS_PTRACE, lower kernel.yama.ptrace_scope, or run it as the same user",
+        "give ckptrun SYS_PTRACE, lower kernel.yama.ptrace_scope, or run it as the same user; where AppArmor or "
+        "SELinux is on, let it (in Kubernetes: appArmorProfile.type: Unconfined, seLinuxOptions.type: spc_t)",
     ),
     entry(
         "seccomp-suspend",
