@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.errors import ConfigurationError, MissingFeatureError, UsageError
+from ckptrun.kube import podsecurity
 from ckptrun.kube.inject import inject
 from ckptrun.kube.podshape import NEWEST, Mode, Shape
 from ckptrun.settings import resolve_run
@@ -36,7 +37,7 @@ def injected(text: str, where: str, shape: Shape, container: str) -> str:
         container: the job's container; empty where there is only one.
 
     Raises:
-        ConfigurationError: a manifest cannot be given ckptrun.
+        ConfigurationError: a manifest cannot be given ckptrun, or its Namespace beside it would not take it.
         MissingFeatureError: PyYAML is not installed.
     """
     try:
@@ -45,7 +46,9 @@ def injected(text: str, where: str, shape: Shape, container: str) -> str:
         raise MissingFeatureError(
             f"manifests cannot be read: {error}", hint="pip install 'ckptrun[kube]'"
         ) from error
-    return manifests.dump(inject(manifests.load(text, where), shape, container))
+    documents = inject(manifests.load(text, where), shape, container)
+    podsecurity.check(documents)
+    return manifests.dump(documents)
 
 
 def remarked(text: str) -> list[str]:
@@ -53,7 +56,8 @@ def remarked(text: str) -> list[str]:
     from ckptrun.kube import manifests  # noqa: PLC0415 -- as above
     from ckptrun.kube.remarks import remarks  # noqa: PLC0415 -- likewise
 
-    return remarks(manifests.load(text, "the result"))
+    documents = manifests.load(text, "the result")
+    return [*remarks(documents), podsecurity.advice(documents)]
 
 
 def shape(

@@ -13,5 +13,7 @@ import click
 def install_command(folder: Path) -> None:
     """Put the shim and CRIU into FOLDER, the volume that the containers of a pod share."""
     from ckptrun.app.installing import install  # noqa: PLC0415 -- --help needs none of it
+    from ckptrun.app.pods import failures_told  # noqa: PLC0415 -- likewise
 
-    install(folder, os.environ)
+    with failures_told():
+        install(folder, os.environ)

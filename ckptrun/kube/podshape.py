@@ -104,6 +104,7 @@ def install(shape: Shape) -> Node:
         "image": shape.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["ckptrun", "kube", "install", FOLDER],
+        **({"env": [_field(name, path) for name, path in _WHICH_POD]} if shape.api else {}),
         "securityContext": {
             **_ROOT,
             "allowPrivilegeEscalation": False,
@@ -112,7 +113,7 @@ def install(shape: Shape) -> Node:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "resources": _resources(),
-        "volumeMounts": [{"name": OWN_VOLUME, "mountPath": FOLDER}],
+        "volumeMounts": [{"name": OWN_VOLUME, "mountPath": FOLDER}, *_api_mount(shape)],
     }
 
 
@@ -154,7 +155,7 @@ def capable(shape: Shape) -> Node:
 def environment(shape: Shape, container: str, user: str = "") -> list[Node]:
     """Return what ckptrun is told: which pod this is, whose job, which store, and how to checkpoint."""
     told = [
-        *(_field(name, path) for name, path in _IDENTITY),
+        *(_field(name, path) for name, path in (*_WHICH_POD, *_WHOSE_POD)),
         _value("CKPTRUN_JOB_CONTAINER", container),
         _value("CKPTRUN_LINEAGE_KEY", shape.lineage_key),
         *([] if shape.api else [_value("CKPTRUN_KUBE_API", "off")]),
@@ -177,9 +178,7 @@ def own_mounts(shape: Shape) -> list[Node]:
         mounts.append({"name": "ckptrun-key", "mountPath": _KEY_FOLDER, "readOnly": True})
     if shape.store_claim:
         mounts.append({"name": "ckptrun-store", "mountPath": str(store_directory(shape.store))})
-    if shape.api:
-        mounts.append({"name": "ckptrun-api", "mountPath": ACCOUNT, "readOnly": True})
-    return mounts
+    return [*mounts, *_api_mount(shape)]
 
 
 def volumes(shape: Shape) -> list[Node]:
@@ -223,16 +222,23 @@ def failure_policy(shape: Shape, container: str) -> Node:
 _ROOT: Node = {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
 _KEY_FOLDER = "/etc/ckptrun/key"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_IDENTITY = (
+_WHICH_POD = (
     ("CKPTRUN_POD_NAME", "metadata.name"),
     ("CKPTRUN_POD_NAMESPACE", "metadata.namespace"),
     ("CKPTRUN_POD_UID", "metadata.uid"),
     ("CKPTRUN_NODE_NAME", "spec.nodeName"),
     ("CKPTRUN_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+)
+"""What the init container is told as well, for an Event if it fails."""
+_WHOSE_POD = (
     ("CKPTRUN_JOB_NAME", "metadata.labels['batch.kubernetes.io/job-name']"),
     ("CKPTRUN_JOB_UID", "metadata.labels['batch.kubernetes.io/controller-uid']"),
     ("CKPTRUN_COMPLETION_INDEX", "metadata.annotations['batch.kubernetes.io/job-completion-index']"),
 )
+
+
+def _api_mount(shape: Shape) -> list[Node]:
+    return [{"name": "ckptrun-api", "mountPath": ACCOUNT, "readOnly": True}] if shape.api else []
 
 
 def _field(name: str, path: str) -> Node:

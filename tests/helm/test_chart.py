@@ -239,6 +239,13 @@ def test_names_that_look_like_numbers_stay_names():
             [],
             ["pod-security.kubernetes.io/enforce=privileged", "stays within `restricted`", "helm test train"],
         ),
+        (
+            ["store.credentials.sessionToken=T", "key.item=k"],
+            [
+                "the Secrets bucket (with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and T) and ckptrun-key (with k)",
+                "references non-existent secret key",
+            ],
+        ),
         (["kind=Pod"], ["Nothing runs a bare Pod again", "kubectl describe pod train"]),
         (["kind=CronJob", "cron.schedule=@daily"], ["kubectl describe cronjob train"]),
         (["sidecar.native=false"], ["the sidecar is an ordinary container here"]),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support import chart
 
+from ckptrun.app.injecting import injected, remarked
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.kube import manifests
 from ckptrun.kube.inject import inject
@@ -244,13 +245,44 @@ def test_yaml_that_is_none_is_refused():
         manifests.load("a: 1\na: 2\n", "job.yaml")
 
 
+NAMESPACE = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: ml, labels: {pod-security.kubernetes.io/enforce: %s}}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "refused"), [("restricted", True), ("baseline", True), ("privileged", False)]
+)
+def test_a_namespace_beside_the_job_that_would_not_take_its_pod_is_refused_by_its_label(
+    level: str, refused: bool
+):
+    shape = (SHAPE, "")
+    there = JOB.replace("kind: Job\nmetadata: {", "kind: Job\nmetadata: {namespace: ml, ")
+    if not refused:
+        assert (
+            "kubectl label namespace ml --overwrite"
+            in remarked(injected(NAMESPACE % level + there, "it", *shape))[-1]
+        )
+        return
+    with pytest.raises(
+        ConfigurationError, match=f"Namespace ml: .*enforce is {level}, which takes no"
+    ) as caught:
+        injected(NAMESPACE % level + there, "it", *shape)
+    assert "set it to privileged" in caught.value.hint
+    injected(NAMESPACE % level + JOB, "it", *shape)  # the Job is not said to be in it
+
+
 def test_command_line_reads_and_writes_files(tmp_path: Path):
     source, target = tmp_path / "job.yaml", tmp_path / "out.yaml"
     source.write_text("kind: ConfigMap\n---\n" + JOB)
     done = cli(
         "-f", str(source), "-o", str(target), *OPTIONS, "--interval", "5m", "--label", "a=b", "--label", "c=d"
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "kubectl label namespace NAMESPACE --overwrite pod-security" in done.stderr
     text = target.read_text()
     env = {entry["name"]: entry.get("value") for entry in spec_of(text)["initContainers"][1]["env"]}
     assert env["CKPTRUN_INTERVAL"] == "5m"

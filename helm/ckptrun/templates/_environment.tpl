@@ -1,13 +1,18 @@
 {{/* What ckptrun is told: in the sidecar's environment, or in the wrapper's, which takes it away from the job. */}}
 
-{{- define "ckptrun.environment" -}}
-{{- $v := .Values -}}
-{{- $c := $v.checkpoint -}}
+{{/* Which pod this is: whoever has it and the token can write Events. */}}
+{{- define "ckptrun.identity" -}}
 - {name: CKPTRUN_POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: CKPTRUN_POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 - {name: CKPTRUN_POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 - {name: CKPTRUN_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
 - {name: CKPTRUN_SERVICE_ACCOUNT, valueFrom: {fieldRef: {fieldPath: spec.serviceAccountName}}}
+{{- end }}
+
+{{- define "ckptrun.environment" -}}
+{{- $v := .Values -}}
+{{- $c := $v.checkpoint -}}
+{{ include "ckptrun.identity" . }}
 - {name: CKPTRUN_JOB_NAME, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}}
 - {name: CKPTRUN_JOB_UID, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
 - {name: CKPTRUN_COMPLETION_INDEX, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}}

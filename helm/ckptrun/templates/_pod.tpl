@@ -123,6 +123,10 @@ volumes:
   image: {{ include "ckptrun.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
   command: [ckptrun, kube, install, /ckptrun]
+  {{- if .Values.api.enabled }}
+  env: # for an Event, if it fails
+    {{- include "ckptrun.identity" . | nindent 4 }}
+  {{- end }}
   securityContext:
     runAsUser: 0
     runAsGroup: 0
@@ -137,6 +141,9 @@ volumes:
   {{- end }}
   volumeMounts:
     - {name: ckptrun, mountPath: /ckptrun}
+    {{- with include "ckptrun.apiMount" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
 {{- end }}
 
 {{- define "ckptrun.sidecar" -}}
@@ -281,6 +288,12 @@ seLinuxOptions: {type: {{ . | quote }}}
 {{- toYaml $all -}}
 {{- end }}
 
+{{- define "ckptrun.apiMount" -}}
+{{- if .Values.api.enabled }}
+- {name: ckptrun-api, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+{{- end }}
+
 {{- define "ckptrun.ownMounts" -}}
 - {name: ckptrun, mountPath: /ckptrun}
 {{- if .Values.key.secret }}
@@ -292,9 +305,7 @@ seLinuxOptions: {type: {{ . | quote }}}
 {{- if .Values.store.volume }}
 - {name: ckptrun-store, mountPath: {{ include "ckptrun.storePath" . | quote }}}
 {{- end }}
-{{- if .Values.api.enabled }}
-- {name: ckptrun-api, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
-{{- end }}
+{{- include "ckptrun.apiMount" . }}
 {{- with .Values.checkpoint.volumeMounts }}
 {{ toYaml . }}
 {{- end }}
