@@ -50,7 +50,8 @@ def room_for(path: str, kept_in: str = "") -> Iterator[None]:
                 f"in {printable(kept_in)} to keep what stands at {printable(path)} before it is rolled back"
             )
         message = f"no room on the filesystem {what}: {error.strerror}"
-        raise StoreFullError(message, hint="free some space there and run the same command again") from error
+        hint = "free some space there and run the same command again; if it is a pod's emptyDir, raise its sizeLimit"
+        raise StoreFullError(message, hint=hint) from error
 
 
 def temporary_name(full: str) -> str:

@@ -5,9 +5,10 @@ Pure but for `adopt_store_credentials`, which changes the mapping it is given.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from ckptrun.errors import UsageError
+from ckptrun.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, MutableMapping
@@ -37,9 +38,29 @@ STORE_CREDENTIALS = frozenset(
 """Every variable botocore's credential chain starts from. Regions and endpoints are no secret and stay."""
 
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
 def has_own_credentials(environ: Mapping[str, str]) -> bool:
     """Tell whether ckptrun was given store credentials of its own (``CKPTRUN_AWS_…``)."""
     return any(f"{PREFIX}{name}" in environ for name in STORE_CREDENTIALS)
+
+
+def check_own_credentials(environ: Mapping[str, str]) -> None:
+    """Refuse a ``CKPTRUN_AWS_…`` key that cannot be one: what a Secret holds is often empty, or ends with a line break.
+
+    Raises:
+        ConfigurationError: it is empty, or has white space in it.
+    """
+    for name in _KEYS:
+        value = environ.get(f"{PREFIX}{name}")
+        if value is not None and (not value or re.search(r"\s", value)):
+            problem = "is empty" if not value else "has a space or a line break in it"
+            raise ConfigurationError(
+                f"{PREFIX}{name} {problem}",
+                hint="give it the bucket's own, or unset it; a pod has it from a Secret: kubectl create secret generic "
+                "bucket --from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=…",
+            )
 
 
 def withheld_names(

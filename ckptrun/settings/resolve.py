@@ -16,7 +16,7 @@ from ckptrun.core.cpu import parse_level
 from ckptrun.core.retention import Keep, parse_keep
 from ckptrun.errors import ConfigurationError, UsageError
 from ckptrun.settings import values
-from ckptrun.settings.environment import job_environment, withheld_names
+from ckptrun.settings.environment import check_own_credentials, job_environment, withheld_names
 from ckptrun.settings.model import HookSettings, KeyChoice, KeyKind, LogFormat, RunSettings, StoreSettings
 from ckptrun.settings.names import check_name, check_store_url, default_name, state_directory
 from ckptrun.settings.pod import find_pod, pod_lineage
@@ -203,6 +203,8 @@ def _store(sources: Sources, environ: Mapping[str, str], cwd: Path, home: Path |
             f"--s3-endpoint-url says nothing about the store {url}",
             hint="give --store s3://bucket/prefix too",
         )
+    if url.startswith("s3:"):
+        check_own_credentials(environ)
     return StoreSettings(
         url=url,
         endpoint=str(endpoint.value) if endpoint is not None and url.startswith("s3:") else None,

@@ -148,7 +148,8 @@ def _secret(source: KeySource) -> bytes:
     if len(secret) < KEY_SIZE:
         raise ConfigurationError(
             f"key file {source.key_file} has {len(secret)} bytes, fewer than {KEY_SIZE}",
-            hint=f"make one with: head -c {KEY_SIZE} /dev/urandom > FILE",
+            hint=f"make one with: head -c {KEY_SIZE} /dev/urandom > FILE; for a pod: "
+            "kubectl create secret generic ckptrun-key --from-file=key=FILE",
         )
     return secret
 

@@ -20,6 +20,9 @@ PAUSE = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); signal.si
 """The pod's PID 1, as Kubernetes' pause: it reaps, and ends when told to."""
 
 
+_AT_ONCE = ("--force", "--time=0", "--ignore", "--depend")
+
+
 class Pod:
     """Containers that share network, IPC and, if told so, processes, as in a pod of Kubernetes.
 
@@ -109,7 +112,9 @@ class Pod:
 
     def remove(self) -> None:
         """End everything at once, without a warning: the pod as its node's loss leaves it; its volumes go too."""
-        self.podman("rm", "--force", "--time=0", "--ignore", "--depend", self.infra.name)
+        for last in (False, False, True):  # one that ends by itself in this moment cannot be stopped
+            if self.podman("rm", *_AT_ONCE, self.infra.name, check=last).code == 0:
+                break
         for process in self._forwards:
             process.kill()
             process.communicate()

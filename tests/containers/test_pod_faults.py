@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-LEASE_ERROR = 79
+LEASE_ERROR, CONFIGURATION, NO_PROGRAM, NO_CHECKPOINT = 79, 78, 127, 76
+LIBC = ctypes.CDLL(None)
+LANDLOCKED = """
+import ctypes, os, struct, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+ruleset = call(444, ctypes.create_string_buffer(struct.pack("Q", 1 << 11)), 8, 0)
+assert ruleset >= 0 and call(446, ruleset, 0) == 0, os.strerror(ctypes.get_errno())
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Lets a program go on within a domain of Landlock's: no mounts, no look into processes that are not in it."""
 
 
 @pytest.mark.parametrize("mode", ["sidecar", "wrapper"])
@@ -77,10 +87,11 @@ def test_a_pod_whose_containers_do_not_see_each_others_processes_is_told_the_fie
     told(pod, "BadConfiguration", "do not see each other's processes", "shareProcessNamespace: true")
 
 
-def told(pod: ChartedPod, reason: str, *texts: str) -> None:
-    """See that what ckptrun says and an Event have these texts, and that the job has done nothing."""
+def told(pod: ChartedPod, reason: str, *texts: str, container: str = "") -> None:
+    """See that a container's log and an Event have these texts, and that the job has done nothing."""
     pod.shows(reason, *texts)
-    assert all(text in pod.said for text in texts), pod.told()
+    said = pod.played.log(container or pod.agent, "stderr")
+    assert all(text in said for text in texts), pod.told()
     assert pod.release.lines() == []
     pod.expect_nothing_left()
 
@@ -96,11 +107,100 @@ def test_a_bucket_that_cannot_be_written_is_named(install: Install, api: StandIn
     told(pod, "StoreRefused", f"cannot write {release.store}", "check the credentials and their rights")
 
 
-def test_a_volume_that_is_full_is_named(install: Install):
-    release = install(sidecar={"sizeLimit": "4Mi"})
+def test_a_bucket_that_cannot_be_written_is_named_while_the_job_runs(install: Install, api: StandIn):
+    release = install(api=api)
+    release.cluster.secrets["bucket"].update(  # type: ignore[attr-defined]
+        AWS_ACCESS_KEY_ID="reader", AWS_SECRET_ACCESS_KEY="reader-secret"
+    )
+    pod = release.play()
+    pod.shows("StoreUnusable", f"cannot write {release.store}", "check the credentials and their rights")
+    assert "check the credentials and their rights" in pod.said
+    stories.ended_well(release, pod)
+
+
+def test_a_secret_with_an_empty_item_is_named(install: Install, api: StandIn):
+    release = install(api=api)
+    release.cluster.secrets["bucket"]["AWS_SECRET_ACCESS_KEY"] = ""  # type: ignore[index]
     pod = release.play()
     assert pod.played.wait() == "Failed"
-    assert "sizeLimit" in pod.played.log("ckptrun-install", "stderr"), pod.told()
+    assert pod.played.code("job") == CONFIGURATION
+    told(pod, "BadConfiguration", "CKPTRUN_AWS_SECRET_ACCESS_KEY is empty", "kubectl create secret generic")
+
+
+def test_a_volume_that_is_full_is_named_by_the_init_container(install: Install, api: StandIn):
+    release = install(api=api, sidecar={"sizeLimit": "4Mi"})
+    pod = release.play()
+    assert pod.played.wait() == "Failed"
+    told(pod, "BadConfiguration", "No space left on device", "sizeLimit", container="ckptrun-install")
+
+
+def test_a_sidecar_of_another_version_than_the_shim_is_named_in_both_containers(
+    install: Install, api: StandIn
+):
+    release = install(api=api)
+    install_it = chart.pod_spec(release.manifest)["initContainers"][0]
+    command = " ".join(install_it["command"])
+    install_it["command"] = ["sh", "-c", f"{command} && echo 0.0.1 >/ckptrun/VERSION"]
+    pod = release.play()
+    assert pod.played.wait() == "Failed"
+    assert pod.played.code("job") == CONFIGURATION
+    texts = ("the shim of ckptrun 0.0.1", "the same image")
+    assert all(text in pod.played.log("job", "stderr") for text in texts), pod.told()
+    told(pod, "BadConfiguration", *texts)
+
+
+@pytest.mark.parametrize(("mode", "reason"), [("sidecar", "PermissionMissing"), ("wrapper", "StartFailed")])
+def test_a_security_module_that_forbids_it_is_told_from_a_capability_that_is_missing(
+    install: Install, api: StandIn, mode: str, reason: str
+):
+    if LIBC.syscall(444, None, 0, 1) < 1:
+        pytest.skip("this kernel has no Landlock, which stands for AppArmor and SELinux here")
+    release = install(api=api, mode=mode)
+    container = _sidecar(release)
+    container["command"] = ["python3", "-c", LANDLOCKED, *container["command"]]
+    pod = release.play()
+    assert pod.played.wait() == "Failed"
+    told(pod, reason, "the capabilities are there", "a security module of the node's kernel")
+
+
+def test_a_program_that_the_jobs_image_does_not_have_is_named(install: Install, api: StandIn):
+    release = install(api=api, job={"command": ["/opt/no-python", "train.py"]})
+    pod = release.play()
+    assert pod.played.wait() == "Failed"
+    assert pod.played.code("job") == NO_PROGRAM
+    told(pod, "RunFailed", "/opt/no-python")
+
+
+def test_a_read_only_root_without_ckptruns_volume_is_named(install: Install, api: StandIn):
+    release = install(api=api, mode="wrapper")
+    container = _sidecar(release)
+    container["securityContext"]["readOnlyRootFilesystem"] = True
+    container["volumeMounts"] = [one for one in container["volumeMounts"] if one["name"] != "ckptrun"]
+    pod = release.play()
+    assert pod.played.wait() == "Failed"
+    told(pod, "BadConfiguration", "no place for temporary files", "mount an emptyDir there")
+
+
+def test_a_volume_that_fills_up_later_is_named_when_it_matters_and_the_next_pod_goes_on(
+    install: Install, api: StandIn
+):
+    release = install(api=api, sidecar={"sizeLimit": "48Mi"})
+    release.hold()
+    pod = release.play()
+    pod.prints(stories.STEPS_LATER)
+    sidecar = pod.container()
+    sidecar.exec("sh", "-c", "cat /dev/zero >/ckptrun/full", check=False)
+    sidecar.exec("ckptrun", "checkpoint", release.name, "--wait")
+    assert "No space left on device" in pod.said
+    pod.kill_job()
+    told = pod.shows("RestoreFailed", "/ckptrun/state", "No space left on device", "raise its sizeLimit")
+    assert told.partition(": ")[2] in pod.said
+    assert pod.played.wait() == "Failed"
+    again = release.play()
+    again.shows("RestoredFromCheckpoint")
+    release.release()
+    assert again.played.wait() == "Succeeded", again.played.story()
+    release.expect_exact()
 
 
 def test_a_path_to_preserve_that_the_jobs_container_lacks_is_named_before_the_job_begins(
@@ -109,5 +209,5 @@ def test_a_path_to_preserve_that_the_jobs_container_lacks_is_named_before_the_jo
     """The sidecar's own container has it: what counts is the job's."""
     pod = install(api=api, checkpoint={"preserve": ["/data", "/opt/ckptrun"]}).play()
     assert pod.played.wait() == "Failed"
-    assert pod.played.code("job") == 78, pod.told()
+    assert pod.played.code("job") == CONFIGURATION, pod.told()
     told(pod, "BadConfiguration", "CKPTRUN_PRESERVE: /opt/ckptrun does not exist", "from the start")

@@ -275,6 +275,21 @@ def test_the_key_on_the_command_line_wins_and_two_in_the_environment_are_refused
         resolve({}, {**environ, "CKPTRUN_KEY_FILE": "key"})
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [("", "is empty"), ("AKIA\n", "has a space or a line break in it")]
+)
+@pytest.mark.parametrize("name", ["CKPTRUN_AWS_ACCESS_KEY_ID", "CKPTRUN_AWS_SECRET_ACCESS_KEY"])
+def test_a_key_of_the_buckets_that_can_be_none_is_named_with_the_secret_it_comes_from(
+    resolve: Resolve, name: str, value: str, said: str
+):
+    environ = {"CKPTRUN_AWS_ACCESS_KEY_ID": "a", "CKPTRUN_AWS_SECRET_ACCESS_KEY": "b", name: value}
+    store = {"store": "s3://bucket/x", "no-encryption": True, "name": "n"}
+    with pytest.raises(ConfigurationError, match=f"{name} {said}") as caught:
+        resolve(store, environ)
+    assert "kubectl create secret generic" in caught.value.hint
+    resolve({}, environ)  # no bucket
+
+
 @pytest.mark.parametrize("environ", [{"CKPTRUN_PASSPHRASE": ""}, {"CKPTRUN_PASSPHRASE": "x"}])
 def test_encryption_is_never_turned_off_by_accident(resolve: Resolve, environ: dict[str, str]):
     with pytest.raises(ConfigurationError):
