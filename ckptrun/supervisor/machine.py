@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptrun.core.cpu import LEVELS, level_of, noticed
-from ckptrun.errors import ConfigurationError
+from ckptrun.errors import ConfigurationError, DumpError
 
 if TYPE_CHECKING:
     from ckptrun.criu.images import ImageReader
@@ -80,7 +80,11 @@ class Machine:
 
     @cached_property
     def area(self) -> Area | None:
-        """Its register area; None if CRIU does not say, and where there is none."""
+        """Its register area; None if CRIU does not say, and where there is none.
+
+        Raises:
+            DumpError: there is no room for what it says.
+        """
         if self.architecture != "x86_64":
             return None
         with tempfile.TemporaryDirectory(prefix="cpuinfo-", dir=self._scratch) as folder:
@@ -90,7 +94,13 @@ class Machine:
                 data = (Path(folder) / "cpuinfo.img").read_bytes()
             except (OSError, subprocess.SubprocessError):
                 return None
-        entry = next(self._reader.entries(data, "cpuinfo", "cpuinfo_entry")).x86_entry[0]
+        found = next(self._reader.entries(data, "cpuinfo", "cpuinfo_entry"), None)
+        if found is None:  # CRIU does not notice that its file was not written
+            raise DumpError(
+                f"no room on the filesystem in {self._scratch} for what CRIU says of the CPU",
+                hint="free some space there; if it is a pod's emptyDir, raise its sizeLimit",
+            )
+        entry = found.x86_entry[0]
         return Area(entry.xfeatures_mask, entry.xsave_size, entry.xsave_size_max)
 
     @cached_property

@@ -189,8 +189,18 @@ def test_a_volume_that_fills_up_later_is_named_when_it_matters_and_the_next_pod_
     pod = release.play()
     pod.prints(stories.STEPS_LATER)
     sidecar = pod.container()
-    sidecar.exec("sh", "-c", "cat /dev/zero >/ckptrun/full", check=False)
-    sidecar.exec("ckptrun", "checkpoint", release.name, "--wait")
+    ask = ("ckptrun", "checkpoint", release.name, "--wait")
+    fill = ("sh", "-c", "cat /dev/zero >/ckptrun/full")
+    sidecar.exec(*fill, check=False)
+    assert sidecar.exec(*ask, check=False).code == NO_CHECKPOINT
+    assert "raise its sizeLimit" in pod.shows(
+        "CheckpointFailed", "no room on the filesystem in /ckptrun/work"
+    )
+    assert "raise its sizeLimit" in pod.said
+    sidecar.exec("rm", "/ckptrun/full")
+    sidecar.exec(*ask)
+    sidecar.exec(*fill, check=False)
+    sidecar.exec(*ask)
     assert "No space left on device" in pod.said
     pod.kill_job()
     told = pod.shows("RestoreFailed", "/ckptrun/state", "No space left on device", "raise its sizeLimit")
