@@ -56,6 +56,7 @@ class Release:
         folder: the job's volume lies below it.
         values: of the chart, in place of or beside those that every release here has; merged one level deep.
         api: what answers as the cluster's API; without one, the pods are told to leave it alone.
+        version: of Kubernetes.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Release:
         folder: Path,
         values: dict[str, Any],
         api: StandIn | None = None,
+        version: str = chart.NEWEST,
     ) -> None:
         self.api = api
         self.kubelet = kubelet
@@ -84,7 +86,7 @@ class Release:
         """Of the lineage; that of the first index."""
         self.values = _merged(self._values(server), values)
         self.command = [*self.values["job"]["command"], *self.values["job"]["args"]]
-        text = self._rendered(folder / "values.yaml")
+        self.text = text = self._rendered(folder / "values.yaml", version)
         self.manifest = chart.workload(text)
         self.cluster = Cluster(
             images=images,
@@ -121,9 +123,9 @@ class Release:
             "api": {"enabled": self.api is not None},
         }
 
-    def _rendered(self, path: Path) -> str:
+    def _rendered(self, path: Path, version: str) -> str:
         path.write_text(yaml.safe_dump(self.values), encoding="utf-8")
-        return chart.rendered("--values", str(path))
+        return chart.rendered("--values", str(path), version=version)
 
     def play(self, **options: Any) -> ChartedPod:
         """Have a pod of the Job run on the next node."""

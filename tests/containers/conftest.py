@@ -70,9 +70,11 @@ def kubelet(podman: Podman, base_image: str, tmp_path: Path) -> Iterator[Kubelet
 
 
 class Install(Protocol):
-    """Installs the chart; see `Release`."""
+    """Installs the chart; see `Release`. `image` is the job's, if another than the one it has."""
 
-    def __call__(self, *, api: StandIn | None = None, **values: Any) -> Release: ...
+    def __call__(
+        self, *, api: StandIn | None = None, image: str = "", version: str = chart.NEWEST, **values: Any
+    ) -> Release: ...
 
 
 @pytest.fixture
@@ -91,12 +93,14 @@ def install(
     """Install the chart; nothing of its pods is left when the test is over."""
     releases: list[Release] = []
 
-    def made(*, api: StandIn | None = None, **values: Any) -> Release:
+    def made(
+        *, api: StandIn | None = None, image: str = "", version: str = chart.NEWEST, **values: Any
+    ) -> Release:
         folder = tmp_path / f"release{len(releases)}"
         folder.mkdir()
-        job = ckptrun_image if values.get("mode") == "wrapper" else base_image
+        job = image or (ckptrun_image if values.get("mode") == "wrapper" else base_image)
         images = {"job": job, "ckptrun:test": ckptrun_image}
-        releases.append(release := Release(kubelet, podman, s3_server, images, folder, values, api))
+        releases.append(release := Release(kubelet, podman, s3_server, images, folder, values, api, version))
         return release
 
     yield made

@@ -44,15 +44,15 @@ def ended_well(release: Release, pod: ChartedPod, code: int = 0) -> list[str]:
 
 
 def killed_job(release: Release, code: int) -> None:
-    """The job alone is killed: it is restored in its pod."""
+    """The job alone is killed: it is restored in its pod, and goes on in the next."""
     pod, at = begun(release)
     pod.restored(pod.kill_job)
     assert pod.played.restarts("job") == 0
-    continued(ended_well(release, pod, code), at)
+    moved_on(release, pod, at, code)
 
 
 def out_of_memory(release: Release) -> None:
-    """The job meets its memory limit, and is what the kernel kills."""
+    """The job meets its memory limit, and is what the kernel kills; it is restored, and goes on in the next pod."""
     pod, at = begun(release)
 
     def meet_the_limit() -> None:
@@ -66,7 +66,7 @@ def out_of_memory(release: Release) -> None:
     assert ended["oom"], pod.told()
     assert "the OOM killer: memory ran out" in pod.said
     assert pod.played.restarts("job") == 0
-    continued(ended_well(release, pod), at)
+    moved_on(release, pod, at)
 
 
 def started_again(release: Release, harm: Callable[[ChartedPod], None], container: str) -> None:
@@ -75,6 +75,31 @@ def started_again(release: Release, harm: Callable[[ChartedPod], None], containe
     pod.restored(lambda: harm(pod))
     pod.until(f"restart of {container}", lambda: pod.played.restarts(container) == 1)
     continued(ended_well(release, pod), at)
+    began_anew(release)
+
+
+def began_anew(release: Release) -> None:
+    """See what the next pod does once the job has ended well: all of it, from the first line."""
+    again = release.play()
+    assert again.played.wait() == "Succeeded", again.told()
+    assert again.out == [*counting.lines(STEPS), counting.result(STEPS)]
+    assert not again.events(RESTORED)
+    release.expect_exact()
+    again.expect_nothing_left()
+
+
+def moved_on(release: Release, pod: ChartedPod, at: int, code: int = 0) -> None:
+    """After what has befallen a pod it is told to end: the next one goes on at the very next line, to the end."""
+    pod.until("more steps", lambda: len(release.lines()) > at)
+    assert pod.played.terminate(GRACE) == "Failed"
+    assert pod.played.code("job") == 75, pod.told()
+    before, written = pod.out, len(release.lines())
+    continued(before, at)
+    pod.expect_nothing_left()
+    again = release.play()
+    again.event(RESTORED)
+    out = ended_well(release, again, code)  # a job that fails is tried again: then there is more
+    assert out[: STEPS - written + 1] == [*counting.lines(STEPS)[written:], counting.result(STEPS)]
 
 
 def ended_as_a_whole(release: Release) -> None:
