@@ -9,7 +9,7 @@ from ckptrun.app.identity import changed_files, this_owner
 from ckptrun.app.lifelock import LifeLock
 from ckptrun.app.stores import backend_of, key_source
 from ckptrun.capsule.visit import here
-from ckptrun.core.events import Candidate, Fresh, Resume
+from ckptrun.core.events import Candidate, Fresh, GoOn, Resume
 from ckptrun.core.model import RunState
 from ckptrun.core.resume import EndOnly, Flags, FreshStart, LastRun, Situation, decide
 from ckptrun.errors import (
@@ -26,7 +26,7 @@ from ckptrun.store.repository import Lineage
 from ckptrun.supervisor.facts import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckptrun.capsule.visit import Place
     from ckptrun.core.model import CheckpointRecord
@@ -179,8 +179,11 @@ class Beginning:
             if settings.at is not None:
                 raise UsageError("--fresh and --at contradict each other")
             return Fresh(), notes
-        newest_first = sorted(records, key=lambda record: -record.seq)
-        return Resume(tuple(Candidate(record.id, record.seq) for record in newest_first)), notes
+        return Resume(_newest_first(records)), notes
+
+    def go_on(self, lineage: Lineage, writer: Writer | None) -> tuple[GoOn, list[str]]:
+        """Return how to begin with a job that an earlier run has started: the user has decided then."""
+        return GoOn(_newest_first(lineage.live()) if writer else ()), []
 
     def _written(self, lineage: Lineage) -> set[str]:
         """Return the files the job itself wrote, by the newest readable checkpoint."""
@@ -191,6 +194,10 @@ class Beginning:
             except CkptrunError:
                 continue
         return set()
+
+
+def _newest_first(records: Iterable[CheckpointRecord]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(r.id, r.seq) for r in sorted(records, key=lambda record: -record.seq))
 
 
 def _passed_over(

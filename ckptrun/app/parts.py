@@ -15,11 +15,12 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.criu.available import automatic_limit, available_memory
 from ckptrun.criu.staging import Arena
 from ckptrun.journal import Journal
-from ckptrun.supervisor import rendezvous, signals
+from ckptrun.supervisor import handover, rendezvous, signals
 from ckptrun.supervisor.binaries import Binaries
 from ckptrun.supervisor.channel import Channel
 from ckptrun.supervisor.checkpointing import Checkpointer
 from ckptrun.supervisor.dwelling import Here
+from ckptrun.supervisor.handover import Standing
 from ckptrun.supervisor.hooks import RunsHooks
 from ckptrun.supervisor.incarnation import Job
 from ckptrun.supervisor.jobcalls import JobCalls
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ckptrun.hooking.contract import Hook
     from ckptrun.settings import RunSettings
     from ckptrun.supervisor.dwelling import Dwelling
+    from ckptrun.supervisor.handover import Handover
     from ckptrun.supervisor.network import Network
     from ckptrun.supervisor.privilege import Privilege
     from ckptrun.supervisor.shell import Shell
@@ -67,6 +69,7 @@ class Around:
         dwelling: where the job lives.
         watch: has signals told, to whoever is given last.
         ready: told of the shell before the run begins.
+        left: the job runs already, or has ended: an earlier process has started it.
     """
 
     speaker: Speaker
@@ -77,6 +80,7 @@ class Around:
     dwelling: Dwelling = field(default_factory=Here)
     watch: Callable[[Callable[[int, bool], None]], None] = signals.watch
     ready: Callable[[Shell], None] = lambda _shell: None
+    left: Handover | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def assemble(
     """Return the parts of a run; `place` is its folder for sockets and logs."""
     note, who, dwelling = around.speaker.error, around.privilege, around.dwelling
     private_tmp = settings.run_dir / "tmp" if settings.private_tmp else None
-    if private_tmp:
+    if private_tmp and not around.left:
         dwelling.there(lambda: make_private_tmp(private_tmp, who.owner))
     limit = automatic_limit(available_memory()) if settings.staging == "auto" else settings.staging
     arena = Arena(limit, spool=settings.run_dir)
@@ -117,14 +121,19 @@ def assemble(
         user=who.modest,
     )
     meeting = Rendezvous(settings.run_dir / "channel", who.owner, there=dwelling.there)
-    meeting.make()
+    if around.left:
+        meeting.keep()
+    else:
+        meeting.make()
     channel = Channel(
         meeting,
         StatePage(meeting.page, secrets.token_hex(8), settings.name, note),
         note,
     )
     calls = JobCalls(channel, shell, os.environ.get("NOTIFY_SOCKET", ""))
-    watch = watcher(journal, str(settings.cwd), around.speaker.say)
+    watch = watcher(
+        journal, str(settings.cwd), around.speaker.say, around.left.supervisor if around.left else 0
+    )
 
     def opened(root: str, capsule: Capsule) -> None:
         channel.opened(capsule.top_pid)
@@ -201,6 +210,8 @@ def assemble(
         channel.restoring(stored.facts.channel)
         return stored
 
+    standing = Standing(settings.run_dir / handover.FILE_NAME, around.streams, shell.after)
+    channel.on_first(standing.spoken)
     effects.attach(channel)
     state.attach(channel)
     restorer = Restorer(tools, folders, fetch, shell.open_capsule, vault.branches.go_on_from)
@@ -220,4 +231,5 @@ def assemble(
         effects,
         state,
         calls,
+        standing,
     )

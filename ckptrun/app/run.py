@@ -21,7 +21,7 @@ from ckptrun.app.pods import attach, failures_told
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.config import Config
-from ckptrun.core.events import Fresh, Resume
+from ckptrun.core.events import Resume, candidates
 from ckptrun.core.model import RunState
 from ckptrun.core.retention import Keep
 from ckptrun.criu import provision
@@ -40,6 +40,7 @@ from ckptrun.telemetry.speak import Speaker, say_logs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptrun.core.events import Plan
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import Lineage, Writer
     from ckptrun.supervisor.parts import Parts
@@ -111,7 +112,8 @@ class Run:
         lineage, writer = beginning.open_store()
         signals.block()  # until here, while a lease may be watched, they end ckptrun; no thread lives yet
         try:
-            plan, notes = beginning.plan(lineage, writer)
+            left = self.around.left is not None
+            plan, notes = beginning.go_on(lineage, writer) if left else beginning.plan(lineage, writer)
         except BaseException:
             if writer:
                 writer.release()
@@ -190,9 +192,9 @@ class Run:
         return Config(token, settings.interval, settings.restart, settings.max_restarts, grace=settings.grace)
 
 
-def _lived(shell: Shell, parts: Parts, run: RunInfo, plan: Fresh | Resume) -> RunInfo:
+def _lived(shell: Shell, parts: Parts, run: RunInfo, plan: Plan) -> RunInfo:
     """Have the job live to its end; return how the run ended."""
-    parts.vault.start(run, fresh=isinstance(plan, Fresh))
+    parts.vault.start(run, fresh=not candidates(plan))
     finish = shell.run(parts, plan)
     return replace(run, state=finish.state, exit=finish.exit)
 

@@ -15,20 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptrun import __version__
-from ckptrun.app import pod
-from ckptrun.app.beginning import Beginning
+from ckptrun.app import outlasted, pod
 from ckptrun.app.command import check_command
 from ckptrun.app.parts import Around
 from ckptrun.app.pods import failures_told, tell_pod
 from ckptrun.app.run import Run
 from ckptrun.capsule.hello import MisfitError
-from ckptrun.capsule.processes import descendants
 from ckptrun.capsule.shim import ShimListener
 from ckptrun.capsule.streams import Streams
-from ckptrun.core.model import RunState
-from ckptrun.errors import CkptrunError, ConfigurationError
+from ckptrun.errors import CkptrunError, ConfigurationError, StoreUnreachableError
 from ckptrun.settings import Elsewhere, check_preserved, resolve_run
-from ckptrun.store.repository import RunInfo
 from ckptrun.supervisor import privilege, signals
 from ckptrun.supervisor.container import Container
 from ckptrun.telemetry.speak import Speaker, say_logs
@@ -42,8 +38,6 @@ if TYPE_CHECKING:
 
 END_SECONDS = 5.0
 """How long a shim may take to end once it was told to."""
-KILL_SECONDS = 10.0
-"""How long the processes of a job that is killed may take to end."""
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """After one of these of its own the sidecar serves nobody any more: a kubelet sends but one."""
 _STOPS = _ENDS | {signal.SIGQUIT}
@@ -107,6 +101,7 @@ class _Sidecar:
         pod.prepare(self._shared, os.environ)
         self._shim: Shim | None = None
         self._shell: Shell | None = None
+        self._early: list[int] = []
         self._handle: Callable[[int, bool], None] | None = None
         self._told_to_end = False
         self._signals = signals.Watch(self._signalled)
@@ -166,14 +161,16 @@ class _Sidecar:
             )
         except OSError as error:
             raise pod.not_entered(error) from error
-        streams.append(Streams(self._speaker.error, terminals=False))
-        over = self._settle(container, settings)
-        if over is not None:
-            return over
-        if shim.hello.ended == 0:
-            settings = replace(settings, fresh=False, at=None)  # there is only an end to be seen to
-        container.there(lambda: check_command(settings))
-        check_preserved(self._given, os.environ, Path.cwd(), settings.cwd, container.there)
+        streams.append(Streams(self._speaker.error, terminals=False, outlasting=True))
+        left = outlasted.left(container, settings)
+        if left is not None or shim.hello.ended == 0:
+            settings = replace(settings, fresh=False, at=None)
+        if left is None:
+            over = outlasted.settle(container, settings, streams[0], self._speaker)
+            if over is not None:
+                return over
+            container.there(lambda: check_command(settings))
+            check_preserved(self._given, os.environ, Path.cwd(), settings.cwd, container.there)
         around = Around(
             self._speaker,
             streams[0],
@@ -183,9 +180,15 @@ class _Sidecar:
             dwelling=container,
             watch=self._watch,
             ready=self._ready,
+            left=left,
         )
         with failures_told(settings):
-            return Run(settings, around).run()
+            try:
+                return Run(settings, around).run()
+            except StoreUnreachableError as error:
+                if left is not None and shim.root_pid is not None and self._shell is None:
+                    self._leave(error)
+                raise
 
     def _settings(self, shim: Shim) -> RunSettings:
         hello = shim.hello
@@ -197,58 +200,33 @@ class _Sidecar:
     def _check_peer(self, shim: Shim) -> None:
         pod.check_peer(shim.pid)
 
-    def _settle(self, container: Container, settings: RunSettings) -> int | None:
-        """See to a job that was started before this sidecar; return the run's code if there is nothing left to do."""
-        shim = container.shim
-        if shim.hello.ended == 0:
-            self._speaker.say("the job has ended well while no sidecar was there")
-            return None if self._record_end(container, settings) else 0
-        if shim.root_pid is not None:
-            self._speaker.say(
-                "the job has run on without its sidecar: it is killed, and goes on from its newest checkpoint"
-            )
-            _kill(shim)
-        if shim.hello.ended is not None or shim.hello.root_pid is not None:
-            shim.taken()
-        return None
-
-    def _record_end(self, container: Container, settings: RunSettings) -> bool:
-        """Have the lineage say that the job has ended well; return whether a run can see to what follows that."""
-        from ckptrun.app.identity import command_facts  # noqa: PLC0415 - a rare case
-        from ckptrun.core.model import Exit  # noqa: PLC0415
-
-        command = container.there(lambda: command_facts(settings.command, settings.cwd))
-        beginning = Beginning(settings, command, self._speaker.error, container.there)
-        _, writer = beginning.open_store()
-        if writer is None:
-            beginning.mark(finished=True)
-            return False
-        started = writer.previous.started if writer.previous else time.time()
-        labels = dict(settings.labels)
-        writer.set_run(RunInfo(RunState.FINISHED, Exit("job", 0), command, started, None, labels))
-        writer.release()
-        return True
+    def _leave(self, error: CkptrunError) -> None:
+        """Let the job run on without a sidecar for now: the kubelet starts the next one."""
+        self._speaker.error(f"{error.message}; the job runs on meanwhile, without checkpoints")
+        os._exit(error.exit_code)
 
     def _watch(self, handle: Callable[[int, bool], None]) -> None:
         self._handle = handle
 
     def _ready(self, shell: Shell) -> None:
         self._shell = shell
+        while self._early:
+            shell.signalled(self._early.pop(0))
 
     def _signalled(self, signum: int, from_terminal: bool) -> None:
         """Take a signal of the sidecar's own."""
         self._told_to_end |= signum in _ENDS and not from_terminal
         if self._handle is not None:
             self._handle(signum, from_terminal)
-        elif self._shell is not None:
-            self._shell.signalled(signum)
-        elif signum in _STOPS:
-            self._give_up(signum)
+        else:
+            self._from_container(signum)
 
     def _from_container(self, signum: int) -> None:
         """Take a signal that the job's container was sent."""
         if self._shell is not None:
             self._shell.signalled(signum)
+        elif self._shim is not None and self._shim.hello.begun:
+            self._early.append(signum)
         elif signum in _STOPS:
             self._give_up(signum)
 
@@ -279,30 +257,3 @@ def _wait_for_end(shim: Shim) -> None:
     deadline = time.monotonic() + END_SECONDS
     while shim.connected and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-def _kill(shim: Shim) -> None:
-    """Kill everything below the shim, and wait until it has told of the job root's end.
-
-    Raises:
-        ConfigurationError: it does not end.
-    """
-    import threading  # noqa: PLC0415 - a rare case
-
-    told = threading.Event()
-    shim.on_exit(lambda _pid, _status: told.set())
-    deadline = time.monotonic() + KILL_SECONDS
-    while (left := descendants(shim.pid)) or not told.wait(0.01):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if shim.ended.is_set():
-            return
-        if time.monotonic() > deadline:
-            raise ConfigurationError(
-                f"the job's processes {left} do not end", hint="delete the pod: the next one goes on"
-            )
-        time.sleep(0.01)
-    shim.on_exit(lambda _pid, _status: None)

@@ -142,13 +142,35 @@ class Capsule:
         del keep  # with this process the capsule ends too
         return self.spawn(replace(program, last_pid=ROOT_PID - 1)).pid
 
-    def watch(self, events: int, log: int) -> None:
-        """Have init read a fanotify group and append the job's events to a log; both are duplicated.
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Descriptors that have outlived the process before this one, which began what runs in here: none."""
+        return {}
+
+    def follow(self) -> int:
+        """Begin to serve a job root that runs already, or has ended; return its PID inside, 0 if it has ended.
+
+        Raises:
+            OSError: there is none in a capsule of this process's own.
+        """
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    def part(self) -> None:
+        """Keep no descriptors any more: what begins now ends with this process."""
+
+    def watch(self, events: int, log: int, batch: int = -1, former: int = 0) -> None:
+        """Have init read a fanotify group and append the job's events to a log; all are duplicated.
+
+        Args:
+            events: the group.
+            log: the file.
+            batch: `BATCH` bytes of memory for what is read and not yet written down; -1: init's own.
+            former: PID of a supervisor that had it watched before and was killed; 0: none.
 
         Raises:
             OSError: it cannot.
         """
-        self._synced(self._ask("watch", [events, log]))
+        self._synced(self._ask("watch", [events, log] if batch < 0 else [events, log, batch], f" {former}"))
 
     def sync(self) -> None:
         """Return when everything that has happened so far is in the log. Raises OSError."""
@@ -158,13 +180,13 @@ class Capsule:
         if number := int(answer[2]):
             raise OSError(number, os.strerror(number), "init")
 
-    def _ask(self, command: str, fds: list[int]) -> list[str]:
+    def _ask(self, command: str, fds: list[int], more: str = "") -> list[str]:
         """Have init do something and return the words of its answer. Raises OSError."""
         token = str(next(self._tokens))
         done = threading.Event()
         answer: list[str] = []
         self._answers[token] = (done, answer)
-        socket.send_fds(self._control, [f"{command} {token}".encode()], fds)
+        socket.send_fds(self._control, [f"{command} {token}{more}".encode()], fds)
         if not done.wait(START_SECONDS) or not answer:
             raise OSError(0, "the capsule is gone")
         return answer

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from ckptrun.capsule.spec import CapsuleSpec, Program
 
 
+EVENTS, UNWRITTEN = "events", "unwritten"
+"""Names of what a shim keeps of the watch: the fanotify group, and what was read of it and not yet written down."""
+BATCH = 1 << 16
+"""Bytes of `UNWRITTEN`: `stub/watch.c`."""
+
+
 def within(spec: CapsuleSpec, pid: int) -> CapsuleSpec:
     """Return the specification of a capsule in the container of process `pid`. Raises OSError: it is gone."""
     return replace(spec, enter=pid, masks=masks.of(pid), shared_memory=shared_memory(pid))
@@ -59,7 +65,8 @@ class ContainerCapsule(Capsule):
     """The first incarnation's: the container of a shim, with an agent in it.
 
     PIDs "inside" are those that this process sees: the PID namespace is shared. When this process dies the agent goes
-    and the job runs on; `leave` does the same on purpose.
+    and the job runs on; `leave` does the same on purpose. What whoever comes next needs, to go on with the job as if
+    nothing had been, the shim keeps: the job's pipes, and what is known of its changes to files.
 
     Args:
         spec: what to put on /dev/shm; `CapsuleSpec.enter` and the like are filled in here.
@@ -67,9 +74,10 @@ class ContainerCapsule(Capsule):
             `start_root`.
         callbacks: see `Callbacks`; `exited` is told of the job root alone, by the shim; `gone` when no process of the
             job lives, which the death of the shim or of the agent brings about.
+        again: go on with what an earlier sidecar has begun here: see `follow`.
     """
 
-    def __init__(self, spec: CapsuleSpec, shim: Shim, callbacks: Callbacks) -> None:
+    def __init__(self, spec: CapsuleSpec, shim: Shim, callbacks: Callbacks, *, again: bool = False) -> None:
         super().__init__(
             replace(
                 spec,
@@ -84,6 +92,9 @@ class ContainerCapsule(Capsule):
         self.root_pid = shim.root_pid or 0
         self._shim = shim
         self._namespace = mount_namespace(shim.pid)
+        self._again = again
+        kept = shim.hello.kept if again else {}
+        self._watching = {name: kept[name] for name in (EVENTS, UNWRITTEN) if name in kept}
         self._left = False
         self._ending = threading.Lock()
 
@@ -94,13 +105,55 @@ class ContainerCapsule(Capsule):
             PermissionMissingError, MissingFeatureError: the kernel refused a namespace or a mount.
         """
         super().start()
-        self._shim.on_exit(self._root_exited)
+        if not self._again:
+            self._shim.on_exit(self._root_exited)
         self._shim.on_lost(self.destroy)
+
+    def watch(self, events: int, log: int, batch: int = -1, former: int = 0) -> None:
+        """Have the agent read a fanotify group that, with `batch`, outlives this process. Raises OSError."""
+        if batch >= 0:
+            super().watch(events, log, batch, former)
+            return
+        batch = os.memfd_create("ckptrun-batch", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(batch, 0, BATCH)
+            super().watch(events, log, batch)
+        except OSError:
+            os.close(batch)
+            raise
+        self._watching = {EVENTS: os.dup(events), UNWRITTEN: batch}
 
     def start_root(self, program: Program, keep: Mapping[str, int] | None = None) -> int:
         """Have the shim start the job root; return its PID. Raises OSError: see `Shim.start`."""
-        self.root_pid = self._shim.start(replace(program, identity=None, last_pid=0), keep)
+        kept = {**(keep or {}), **self._watching}
+        try:
+            self.root_pid = self._shim.start(replace(program, identity=None, last_pid=0), kept)
+        finally:
+            self._forget()
         return self.root_pid
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """What the shim has kept of the sidecar before: its pipes' reading ends by name, `EVENTS`, `UNWRITTEN`."""
+        return self._shim.hello.kept if self._again else {}
+
+    def follow(self) -> int:
+        """Begin to serve the job root that the sidecar before has started: its end is told, at once if it is over."""
+        self._forget()
+        root = self._shim.root_pid or 0
+        self._shim.on_exit(self._root_exited)
+        return root
+
+    def part(self) -> None:
+        """Have the shim keep nothing: a queue that nobody reads, or a pipe that would never be found broken."""
+        with contextlib.suppress(OSError):
+            self._shim.keep({})
+
+    def _forget(self) -> None:
+        """Close this process's own copies of what the shim keeps."""
+        watching, self._watching = self._watching, {}
+        for fd in watching.values():
+            os.close(fd)
 
     @property
     def top_pid(self) -> int:
@@ -180,7 +233,9 @@ class ContainerCapsule(Capsule):
 
     def _end(self) -> None:
         """Take the end of the agent: nobody serves the job any more."""
+        self._forget()
         if not self._left:
             with contextlib.suppress(OSError):
                 self._end_job()
+            self.part()
         super()._end()

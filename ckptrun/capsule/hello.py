@@ -65,6 +65,11 @@ class Hello:
     root_pid: int | None
     ended: int | None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a job was started whose end nobody has taken."""
+        return self.root_pid is not None or self.ended is not None
+
 
 def receive(connection: socket.socket, pid: int, version: str) -> Hello:
     """Read the hello of process `pid`, within the connection's timeout.

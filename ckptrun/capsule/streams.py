@@ -95,9 +95,12 @@ class Streams:
     Args:
         say: told, in one sentence, what the user should know.
         terminals: whether a terminal is one for the job too; else it is just where bytes come from and go to.
+        outlasting: the job may outlast this process, and the next one `take_over` its pipes.
     """
 
-    def __init__(self, say: Callable[[str], None], *, terminals: bool = True) -> None:
+    def __init__(
+        self, say: Callable[[str], None], *, terminals: bool = True, outlasting: bool = False
+    ) -> None:
         self._mask = sum(1 << fd for fd in (0, 1, 2) if terminals and _is_terminal(fd))
         self._terminal_fd = next((fd for fd in (0, 1, 2) if self._mask & (1 << fd)), None)
         self.terminal = Terminal(0 if self._mask & 1 else None, self._terminal_fd)
@@ -107,9 +110,12 @@ class Streams:
         self._keys: Keys | None = None
         self._sizes_fd = -1
         self._say = say
+        self._outlasting = outlasting
         self._hurry = threading.Event()
         self._ending = threading.Lock()
         self.wiring: Wiring | None = None
+        self.broke: Callable[[], None] = lambda: None
+        """Called, from a thread, when nobody takes one of the outputs any more."""
         self.interrupted: Callable[[], None] = lambda: None
         """Called, from a thread, when Ctrl-C goes to the job's terminal."""
         self.returned: Callable[[], None] = lambda: None
@@ -124,6 +130,25 @@ class Streams:
         if mask:
             names += [KEYS, SCREEN, SIZES]
         return self._make(names, mask)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Reading ends of the output pipes, by stream: what another process needs to `take_over`."""
+        return {name: pump.reader for name, pump in self._outputs.items() if pump.reader >= 0}
+
+    @property
+    def settled(self) -> bool:
+        """Whether another process could go on with `kept` now, and nothing would be lost with this one."""
+        if self.wiring is None or self.wiring.mask or STDIN in self.wiring.names:
+            return False
+        return all(self._outputs[name].settled for name in self.wiring.names)
+
+    def take_over(self, kept: Mapping[str, int]) -> None:
+        """Go on with the pipes of an incarnation that another process began; they are this object's from now on."""
+        names = {name: fd for name, fd in kept.items() if name in (STDOUT, STDERR)}
+        self.wiring = Wiring({}, {name: _pipe(fd) for name, fd in names.items()}, 0)
+        for name, fd in names.items():
+            self._output(name).carry(fd)
 
     def rewire(self, position: Position) -> Wiring:
         """Make the pipes of a restored incarnation, as the checkpoint needs them, at the checkpoint's position."""
@@ -163,7 +188,10 @@ class Streams:
     def _output(self, name: str) -> Output:
         target = {STDOUT: 1, STDERR: 2}.get(name, self._terminal_fd if self._terminal_fd is not None else 1)
         if name not in self._outputs:
-            self._outputs[name] = Output(target, name, self._say, self._redirects.get(target))
+            file = self._redirects.get(target)
+            output = Output(target, name, self._say, file, outlasting=self._outlasting)
+            output.broke = lambda: self.broke()  # noqa: PLW0108 - whatever it is then
+            self._outputs[name] = output
         return self._outputs[name]
 
     def _make(self, names: list[str], mask: int) -> Wiring:
@@ -175,7 +203,7 @@ class Streams:
             for fd in ends.values():
                 os.close(fd)
             raise
-        self.wiring = Wiring(ends, {name: f"pipe:[{os.fstat(fd).st_ino}]" for name, fd in ends.items()}, mask)
+        self.wiring = Wiring(ends, {name: _pipe(fd) for name, fd in ends.items()}, mask)
         return self.wiring
 
     def _open(self, name: str) -> int:
@@ -246,6 +274,11 @@ class Streams:
             if self._sizes_fd >= 0:
                 os.close(self._sizes_fd)
                 self._sizes_fd = -1
+
+
+def _pipe(fd: int) -> str:
+    """Return CRIU's name of a pipe, by either end."""
+    return f"pipe:[{os.fstat(fd).st_ino}]"
 
 
 def _redirects(say: Callable[[str], None]) -> dict[int, Redirect]:

@@ -36,6 +36,13 @@ class StartJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeJob:
+    """Serve the job that an earlier supervisor has started. Answers: JobStarted, StartFailed, JobEnded."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreJob:
     """Restore a checkpoint into a new capsule, from local memory or from the store.
 
@@ -189,6 +196,7 @@ class Finish:
 
 Command: TypeAlias = (
     StartJob
+    | ServeJob
     | RestoreJob
     | TakeCheckpoint
     | AbandonDump

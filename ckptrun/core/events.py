@@ -47,6 +47,26 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class GoOn:
+    """Go on with an incarnation that an earlier supervisor has started and that has outlasted it.
+
+    Args:
+        candidates: checkpoints of it, newest first; perhaps none.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+
+
+Plan: TypeAlias = Fresh | Resume | GoOn
+"""How a run begins."""
+
+
+def candidates(plan: Plan) -> tuple[Candidate, ...]:
+    """Return the checkpoints that a run begins with."""
+    return () if isinstance(plan, Fresh) else plan.candidates
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How the job ended: by an exit code or by a signal, never both.
 
@@ -84,12 +104,12 @@ class Begin:
     """The run begins: the lineage is ours."""
 
     now: float
-    plan: Fresh | Resume
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """A fresh incarnation runs the command."""
+    """A fresh incarnation runs the command, or still runs it."""
 
     now: float
     incarnation: int
@@ -97,7 +117,7 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """A fresh start is impossible; ``exit_code`` is the error's (126, 127, 69, …)."""
+    """A fresh start, or going on, is impossible; ``exit_code`` is the error's (126, 127, 69, …)."""
 
     now: float
     incarnation: int

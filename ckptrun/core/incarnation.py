@@ -73,6 +73,7 @@ class Incarnation:
         number: from 1; 0 before the first.
         alive: it was started and has not ended.
         origin: id of the checkpoint it is restored from; None if fresh.
+        outlasted: an earlier supervisor has started it, and it has outlasted that.
         up_since: monotonic seconds since when the job runs; None before.
         sections: critical sections that the job is in, or waits for.
         held: the dump that they hold back, if they do.
@@ -86,6 +87,7 @@ class Incarnation:
     number: int = 0
     alive: bool = False
     origin: str | None = None
+    outlasted: bool = False
     up_since: float | None = None
     sections: tuple[Section, ...] = ()
     held: HeldBack | None = None

@@ -9,9 +9,9 @@ from dataclasses import replace
 from signal import SIGKILL
 from typing import TYPE_CHECKING
 
-from ckptrun.core.commands import ERROR, NORMAL, ON_FAILURE, Finish, RunHooks, StartJob
+from ckptrun.core.commands import ERROR, NORMAL, ON_FAILURE, Finish, RunHooks, ServeJob, StartJob
 from ckptrun.core.config import RestartPolicy
-from ckptrun.core.events import Fresh, Outcome
+from ckptrun.core.events import Fresh, GoOn, Outcome, candidates
 from ckptrun.core.incarnation import Incarnation
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.restart import words
@@ -34,21 +34,28 @@ HELD = 79
 
 
 def begin(turn: Turn, event: Begin) -> None:
-    """Start the first incarnation, fresh or from the newest candidate."""
+    """Start the first incarnation, fresh or from the newest candidate, or go on with the one there is."""
     if isinstance(event.plan, Fresh):
-        number = turn.state.incarnation.number + 1
-        turn.change(phase=Phase.LAUNCHING, incarnation=Incarnation(number, alive=True))
-        turn.emit(StartJob(number))
+        _start(turn)
         return
-    known = (Checkpoint(c.id, Stored.COMMITTED, c.local) for c in reversed(event.plan.candidates))
+    known = (Checkpoint(c.id, Stored.COMMITTED, c.local) for c in reversed(candidates(event.plan)))
     turn.change(checkpoints=tuple(known))
-    restore_newest(turn)
+    if isinstance(event.plan, GoOn):
+        number = turn.state.incarnation.number + 1
+        turn.change(phase=Phase.LAUNCHING, incarnation=Incarnation(number, alive=True, outlasted=True))
+        turn.emit(ServeJob(number))
+    else:
+        restore_newest(turn)
 
 
 def job_started(turn: Turn, event: JobStarted) -> None:
     """The command runs."""
     _running(turn)
-    turn.record("job-started", incarnation=event.incarnation)
+    if turn.state.incarnation.outlasted:
+        turn.record("job-resumed", incarnation=event.incarnation)
+        turn.say(NORMAL, "the job has run on meanwhile: it is served again")
+    else:
+        turn.record("job-started", incarnation=event.incarnation)
 
 
 def restored(turn: Turn, event: RestoreSucceeded) -> None:
@@ -72,8 +79,15 @@ def restored(turn: Turn, event: RestoreSucceeded) -> None:
 
 
 def start_failed(turn: Turn, event: StartFailed) -> None:
-    """A command that cannot be started is not tried again."""
+    """A command that cannot be started is not tried again; a job that could not be gone on with was killed."""
     turn.incarnation_over()
+    if turn.state.incarnation.outlasted:
+        turn.say(NORMAL, f"the job that ran on meanwhile could not be served and was killed: {event.error}")
+        if turn.state.newest is None:
+            _start(turn)
+        else:
+            restore_newest(turn)
+        return
     turn.record("start-failed", incarnation=event.incarnation, error=event.error)
     turn.say(ERROR, event.error)
     turn.finish("ckptrun", event.exit_code, RunState.FAILED)
@@ -100,6 +114,12 @@ def fenced(turn: Turn, event: Fenced) -> None:
         turn.kill(verdict)
     else:
         turn.conclude(verdict, flush=False)
+
+
+def _start(turn: Turn) -> None:
+    number = turn.state.incarnation.number + 1
+    turn.change(phase=Phase.LAUNCHING, incarnation=Incarnation(number, alive=True))
+    turn.emit(StartJob(number))
 
 
 def _running(turn: Turn) -> None:

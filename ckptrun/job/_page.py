@@ -89,6 +89,12 @@ def unpack(data: bytes) -> Page:
     return Page(incarnation, restores, committed, run, origin, newest, lineage)
 
 
+def sequence(data: bytes) -> int:
+    """Return the number of a page's newest write, rounded up to that of a whole one."""
+    (number,) = _SEQUENCE.unpack_from(data, _SEQUENCE_AT)
+    return int(number) + (int(number) & 1)
+
+
 class Reader:
     """Reads the page; any thread. A forked child goes on with its parent's mapping."""
 

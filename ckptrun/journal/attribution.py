@@ -103,6 +103,27 @@ class Attribution:
         reason = unwatched.get(places.mount_of(where))
         return f"changes to files in {where} cannot be watched ({reason})" if reason else ""
 
+    def go_on(self, root: str, attach: Callable[[int], None], sync: Callable[[], None], since: float) -> None:
+        """Watch on for an incarnation that has outlived its supervisor: nothing that it did is missing.
+
+        Args:
+            root: see `watch`.
+            attach: gives this log to whoever reads the group from now on; raises OSError.
+            sync: see `watch`.
+            since: seconds since the epoch, from before the incarnation began.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        self.close()
+        log = self._trail.go_on()
+        try:
+            places = Places(root, self._ignore, since)
+            attach(log)
+        finally:
+            os.close(log)
+        self._places, self._sync = places, sync
+
     def close(self) -> None:
         """Forget the capsule."""
         places, self._places = self._places, None

@@ -79,6 +79,11 @@ class Journal:
         """Learn from now on what the job writes, also what it closes again; see `Attribution.watch`."""
         return "" if self._attribution is None else self._attribution.watch(root, attach, sync, where)
 
+    def go_on(self, root: str, attach: Callable[[int], None], sync: Callable[[], None], since: float) -> None:
+        """Learn on what a job writes that has outlived the supervisor before: see `Attribution.go_on`."""
+        if self._attribution is not None:
+            self._attribution.go_on(root, attach, sync, since)
+
     def since(self, checkpoint: str) -> list[Event]:
         """Return what the job has done to files since a checkpoint, as far as this machine knows.
 

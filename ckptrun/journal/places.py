@@ -36,11 +36,12 @@ class Places:
     Args:
         root: prefix through which its paths are reached.
         ignore: mount points in it, with all below, that do not count.
+        opened: when, in seconds since the epoch; now, unless told.
     """
 
-    def __init__(self, root: str, ignore: Sequence[str] = ()) -> None:
+    def __init__(self, root: str, ignore: Sequence[str] = (), opened: float | None = None) -> None:
         self._prefix = "" if root == "/" else root
-        self._opened = time.time()
+        self._opened = time.time() if opened is None else opened
         self._mounts: dict[bytes, list[int]] = {}
         self.mounts: list[Mount] = []
         for mount in sorted(mounts(root), key=lambda mount: len(mount.shown)):  # a whole filesystem first

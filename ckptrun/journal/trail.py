@@ -53,6 +53,21 @@ class Trail:
         fcntl.flock(fd, fcntl.LOCK_SH)  # of the open file: it ends with the last process that has it
         return fd
 
+    def go_on(self) -> int:
+        """Go on with the newest log, of an incarnation that has outlived its supervisor; return its descriptor.
+
+        Raises:
+            OSError: it cannot be written, or there is none.
+        """
+        self._number, self._size = max(self._numbers(), default=0), 0
+        fd = os.open(self._log(self._number), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
     def news(self) -> bytes:
         """Return what was written since the last call. Raises OSError."""
         with self._log(self._number).open("rb") as file:

@@ -129,6 +129,10 @@ class Story:
         message = f"the job runs again, restored from checkpoint {event.get('checkpoint')}{taken}"
         return self._turned(RESTORED, True, "RestoredFromCheckpoint", message)
 
+    def _job_resumed(self, event: Mapping[str, Any]) -> list[Notice]:
+        del event
+        return [Notice("ServedAgain", "the job has run on without its sidecar, and is served again as it is")]
+
     def _restore_failed(self, event: Mapping[str, Any]) -> list[Notice]:
         message = f"checkpoint {event.get('checkpoint')} could not be restored: {event.get('reason')}"
         return self._turned(RESTORED, False, "RestoreFailed", message)
@@ -186,6 +190,7 @@ _TELLERS: dict[str, Callable[[Story, Mapping[str, Any]], list[Notice]]] = {
     "checkpoint-failed": Story._checkpoint_failed,  # noqa: SLF001
     "commit-failed": Story._commit_failed,  # noqa: SLF001
     "job-started": Story._job_started,  # noqa: SLF001
+    "job-resumed": Story._job_resumed,  # noqa: SLF001
     "job-restored": Story._job_restored,  # noqa: SLF001
     "restore-failed": Story._restore_failed,  # noqa: SLF001
     "job-ended": Story._job_ended,  # noqa: SLF001

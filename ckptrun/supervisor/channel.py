@@ -15,7 +15,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, Resume
+from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, candidates
 from ckptrun.supervisor.answers import Answers
 from ckptrun.supervisor.asked import Asked as Asked  # noqa: PLC0414 - whoever registers a handler needs it
 from ckptrun.supervisor.asked import Handler
@@ -72,6 +72,7 @@ class Channel:
         self._repeatable: set[str] = set()
         self._lines: Callable[[int, dict[str, str]], None] = lambda _number, _lines: None
         self._went_live: Callable[[int], None] = lambda _number: None
+        self._spoken: Callable[[], None] = lambda: None
         self._memory: dict[str, tuple[Callable[[], Json], Callable[[Json], None]]] = {}
         self._lock = threading.Lock()
         self._answers = Answers(place.replies, page.page.run)
@@ -109,6 +110,10 @@ class Channel:
     def on_live(self, take: Callable[[int], None]) -> None:
         """Have it told, in the loop's thread, when an incarnation counts as running; before `start`."""
         self._went_live = take
+
+    def on_first(self, take: Callable[[], None]) -> None:
+        """Have it told, in the channel's thread and before all else, that the job speaks; before `start`."""
+        self._spoken = take
 
     def remember(self, name: str, get: Callable[[], Json], put: Callable[[Json], None]) -> None:
         """Have every checkpoint carry what `get` returns once it is complete; before `start`.
@@ -180,8 +185,8 @@ class Channel:
             self._went_live(event.incarnation)
         elif isinstance(event, Committed):
             self.page.set(committed=event.seq, newest=event.id)
-        elif isinstance(event, Begin) and isinstance(event.plan, Resume):
-            newest = event.plan.candidates[0]
+        elif isinstance(event, Begin) and (known := candidates(event.plan)):
+            newest = known[0]
             self.page.set(committed=newest.seq, newest=newest.id)
 
     def _bound(self) -> socket.socket:
@@ -228,6 +233,8 @@ class Channel:
         )
         if flags & socket.MSG_TRUNC or not self._senders.has(who.pid):
             return
+        self._spoken()
+        self._spoken = lambda: None
         if self._live and not self._early:
             self._take(data, who, sender)
         elif len(self._early) < KEPT_EARLY and self._early_bytes + len(data) <= KEPT_EARLY_BYTES:

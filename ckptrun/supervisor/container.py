@@ -18,7 +18,7 @@ from ckptrun.criu.available import oom_kills, oom_kills_beside
 from ckptrun.errors import ContainerGoneError, RestoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Callbacks
@@ -48,6 +48,7 @@ class Container:
     """
 
     at_hand = True
+    outlasting = True
 
     def __init__(
         self,
@@ -77,6 +78,10 @@ class Container:
     def fresh(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
         """Return the container itself, served by an agent."""
         return ContainerCapsule(_unowned(spec), self.shim, callbacks)
+
+    def again(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
+        """Return the container itself, with a job in it that the sidecar before this one has started."""
+        return ContainerCapsule(_unowned(spec), self.shim, callbacks, again=True)
 
     def restored(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
         """Return a capsule in the container's namespaces; it ends with the shim."""
@@ -129,10 +134,6 @@ class Container:
     def oom_kills(self) -> int:
         """Return the kills in the job's container and in the sidecar's: on cgroups v2 a restored job is in this one."""
         return oom_kills() + oom_kills_beside(self.shim.pid)
-
-    def keep(self) -> Mapping[str, int]:
-        """Keep nothing: a job whose sidecar has died is restored, not taken over."""
-        return {}
 
     @property
     def closed(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ckptrun.capsule.visit import here
 from ckptrun.criu.available import oom_kills
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ckptrun.capsule.capsule import Callbacks
     from ckptrun.capsule.spec import CapsuleSpec
@@ -28,6 +28,8 @@ class Dwelling(Protocol):
 
     at_hand: bool
     """See `Place.at_hand`."""
+    outlasting: bool
+    """A first incarnation may outlast this process."""
 
     @property
     def closed(self) -> tuple[str, ...]:
@@ -42,6 +44,9 @@ class Dwelling(Protocol):
 
     def restored(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
         """Return what a restored incarnation lives in, to be started."""
+
+    def again(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
+        """Return what a first incarnation lives in that an earlier process has begun, to be started."""
 
     def await_(self, over: Callable[[], bool]) -> None:
         """Return when a job can live there; not before it is `over`.
@@ -59,9 +64,6 @@ class Dwelling(Protocol):
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory where the job may be one of them."""
 
-    def keep(self) -> Mapping[str, int]:
-        """Return the descriptors that are to outlive this process, by name."""
-
 
 class Here:
     """Capsules in this process's own namespaces.
@@ -71,6 +73,7 @@ class Here:
     """
 
     at_hand = False
+    outlasting = False
     closed = ()
     action = "/proc/1/exe"
     """Of the capsule's init. The copy under `HIDDEN` lies in a folder of the job's user, who could replace it."""
@@ -86,6 +89,10 @@ class Here:
         """See `Dwelling.restored`."""
         return Capsule(own(spec), callbacks)
 
+    def again(self, spec: CapsuleSpec, callbacks: Callbacks) -> Capsule:
+        """See `Dwelling.again`: with the process before, everything has ended."""
+        raise NotImplementedError
+
     def await_(self, over: Callable[[], bool]) -> None:
         """See `Dwelling.await_`."""
 
@@ -100,7 +107,3 @@ class Here:
     def oom_kills(self) -> int:
         """See `Dwelling.oom_kills`."""
         return oom_kills()
-
-    def keep(self) -> Mapping[str, int]:
-        """See `Dwelling.keep`."""
-        return {}

@@ -7,6 +7,7 @@ nothing of its capsule lives and its output has been carried.
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import threading
 import time
@@ -61,6 +62,15 @@ class Job:
     dwelling: Dwelling = field(default_factory=Here)
 
 
+class Birth(enum.Enum):
+    """How an incarnation comes to be."""
+
+    FRESH = enum.auto()
+    RESTORED = enum.auto()
+    EARLIER = enum.auto()
+    """An earlier process has started it afresh, and it has outlasted that."""
+
+
 class Incarnation:
     """One incarnation, from its capsule to its end."""
 
@@ -72,7 +82,7 @@ class Incarnation:
         post: Callable[[Event], None],
         on_stop: Callable[[], None],
         *,
-        fresh: bool = True,
+        birth: Birth = Birth.FRESH,
     ) -> None:
         self.number = number
         self.helper: Helper | None = None
@@ -83,7 +93,7 @@ class Incarnation:
         self.started = time.monotonic()
         self.interrupted = float("-inf")
         self.ended = threading.Event()
-        self._fresh = fresh
+        self._birth = birth
         self._job = job
         self._streams = streams
         self._post = post
@@ -119,8 +129,12 @@ class Incarnation:
         if offsets:
             self.offsets = offsets
         dwelling = self._job.dwelling
-        make = dwelling.fresh if self._fresh else dwelling.restored
-        self.capsule = make(spec, Callbacks(self._exited, self._stopped, self._gone))
+        make = {
+            Birth.FRESH: dwelling.fresh,
+            Birth.RESTORED: dwelling.restored,
+            Birth.EARLIER: dwelling.again,
+        }
+        self.capsule = make[self._birth](spec, Callbacks(self._exited, self._stopped, self._gone))
         self.capsule.start()
         self._job.watch(self.root(), self.capsule)
         self._opened = True
@@ -147,11 +161,25 @@ class Incarnation:
                 self._job.privilege.job,
                 deny_io_uring=self._job.deny_io_uring,
             )
-            root = self.capsule.start_root(program, self._job.dwelling.keep())
+            self._streams.broke = self.capsule.part
+            root = self.capsule.start_root(program, self._streams.kept)
             if not self.tree.root:
                 self.tree = Tree(root, 0)
         finally:
             self._streams.wired()
+
+    def go_on(self) -> None:
+        """Serve the job that an earlier process has started. Raises OSError."""
+        self._streams.broke = self.capsule.part
+        self._streams.take_over(self.capsule.kept)
+        root = self.capsule.follow()
+        if root:
+            self.tree = Tree(root, 0)
+
+    @property
+    def outlasting(self) -> bool:
+        """Whether it may outlast this process, and another one go on with it as it is."""
+        return self._job.dwelling.outlasting and self._birth is not Birth.RESTORED
 
     def environment(self) -> dict[str, str]:
         """Return the job's environment."""

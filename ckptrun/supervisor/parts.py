@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ckptrun.criu.staging import Arena
     from ckptrun.supervisor.channel import Channel
     from ckptrun.supervisor.checkpointing import Checkpointer
+    from ckptrun.supervisor.handover import Standing
     from ckptrun.supervisor.hooks import RunsHooks
     from ckptrun.supervisor.incarnation import Job
     from ckptrun.supervisor.jobcalls import JobCalls
@@ -42,3 +43,4 @@ class Parts:
     effects: Effects
     state: JobState
     calls: JobCalls
+    standing: Standing

@@ -21,7 +21,7 @@ from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor import signals
 from ckptrun.supervisor.console import Console
-from ckptrun.supervisor.incarnation import Incarnation
+from ckptrun.supervisor.incarnation import Birth, Incarnation
 from ckptrun.supervisor.sections import Sections
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Shell:
         """Make an incarnation's capsule; any thread but the main one."""
         self.in_main(lambda: incarnation.open(helper, offsets))  # type: ignore[arg-type]
 
-    def run(self, parts: Parts, plan: e.Fresh | e.Resume) -> c.Finish:
+    def run(self, parts: Parts, plan: e.Plan) -> c.Finish:
         """Run the job; main thread only."""
         self._parts = parts
         self.state = initial(self._config)
@@ -159,6 +159,7 @@ class Shell:
         self._parts.state.observe(event)
         if isinstance(event, e.JobStarted | e.RestoreSucceeded):
             self._warm_up()
+        self._parts.standing.observe(self.state, self.incarnation)
         for command in commands:
             self._execute(command)
 
@@ -167,8 +168,10 @@ class Shell:
         match command:
             case c.StartJob(number):
                 self._start_fresh(number)
+            case c.ServeJob(number):
+                self._serve(number)
             case c.RestoreJob(number, checkpoint):
-                incarnation = self._new_incarnation(number, checkpoint)
+                incarnation = self._new_incarnation(number, Birth.RESTORED, checkpoint)
                 self._worker(f"restore {number}", lambda: parts.restorer.restore(command, incarnation))
             case c.TakeCheckpoint():
                 self._take_checkpoint(command)
@@ -239,21 +242,29 @@ class Shell:
 
         self._worker("kill", work)
 
-    def _new_incarnation(self, number: int, origin: str = "") -> Incarnation:
+    def _new_incarnation(self, number: int, birth: Birth, origin: str = "") -> Incarnation:
         parts = self._parts
         self.incarnation = Incarnation(
-            number, parts.job, parts.streams, self.post, self._job_stopped, fresh=not origin
+            number, parts.job, parts.streams, self.post, self._job_stopped, birth=birth
         )
         parts.channel.begin(number, origin, self.incarnation.environment())
         return self.incarnation
 
     def _start_fresh(self, number: int) -> None:
-        incarnation = self._new_incarnation(number)
+        incarnation = self._new_incarnation(number, Birth.FRESH)
+        self._begin(incarnation, incarnation.start_fresh)
+
+    def _serve(self, number: int) -> None:
+        incarnation = self._new_incarnation(number, Birth.EARLIER)
+        self._begin(incarnation, incarnation.go_on)
+
+    def _begin(self, incarnation: Incarnation, start: Callable[[], None]) -> None:
+        number = incarnation.number
         self._parts.effects.fresh(number)
         self._parts.state.fresh(number)
         try:
             incarnation.open(self._parts.helper)
-            incarnation.start_fresh()
+            start()
         except (CkptrunError, OSError) as error:
             incarnation.destroy()
             code = error.exit_code if isinstance(error, CkptrunError) else 70
@@ -271,7 +282,14 @@ class Shell:
 
     def signalled(self, signum: int) -> None:
         """Take a signal that the job's container was sent; any thread, also before the run begins."""
-        self.enqueue(lambda: self._console.from_container(signum))
+
+        def take() -> None:
+            if self.state.phase is Phase.LAUNCHING and self.state.incarnation.outlasted:
+                self.enqueue(take)  # how that goes is in the queue already
+            else:
+                self._console.from_container(signum)
+
+        self.enqueue(take)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """Checkpoint, then stop; main thread only."""

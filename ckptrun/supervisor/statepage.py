@@ -19,17 +19,19 @@ class StatePage:
     """The page of one run; any thread.
 
     Args:
-        path: of the file, which has its size already. Raises OSError.
-        run: unique for this run.
+        path: of the file, which has its size already; a page that is there is gone on with. Raises OSError.
+        run: unique for this run, unless the page names it already.
         lineage: its name.
         note: told once, if the page cannot be written any more.
     """
 
     def __init__(self, path: Path, run: str, lineage: str, note: Callable[[str], None]) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._lock = threading.Lock()
-        self._sequence = 0
-        self._page = _page.Page(run=run, lineage=lineage)
+        there = os.pread(self._fd, _page.SIZE, 0)
+        before = _page.unpack(there[: _page.LAYOUT.size])
+        self._sequence = _page.sequence(there) if before.run else 0
+        self._page = before if before.run else _page.Page(run=run, lineage=lineage)
         self._note = note
         self._failed = False
 

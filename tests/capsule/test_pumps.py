@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from ckptrun.errors import RestoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 class Said(list[str]):
@@ -96,6 +96,50 @@ def test_a_drain_takes_all_the_job_has_written_though_our_own_reader_is_slow(sin
     os.close(sink[1])
     thread.join()
     assert b"".join(got).lstrip(b"-") == b"first second third"
+
+
+def test_what_is_moved_by_the_kernel_comes_in_order_also_past_a_drain(sink: tuple[int, int]):
+    output = Output(sink[1], "stdout", Said(), outlasting=True)
+    os.set_blocking(sink[1], False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(sink[1], b"-" * 4096)
+    os.set_blocking(sink[1], True)
+    job = output.open()
+    os.write(job, b"first ")
+    assert output.settled, "it lies in the pipe, which outlasts us"
+    assert output.drain() == 6
+    assert not output.settled, "it lies in our memory"
+    os.write(job, b"second")
+    got = bytearray()
+    while not got.endswith(b"second"):
+        got += os.read(sink[0], 65536)
+    assert got.lstrip(b"-") == b"first second"
+    wait_until(lambda: output.settled)
+    assert output.count == 12
+    os.close(job)
+    output.finish(threading.Event())
+
+
+def test_another_process_goes_on_with_a_pipe_where_this_one_was(sink: tuple[int, int]):
+    first = Output(sink[1], "stdout", Said(), outlasting=True)
+    job = first.open()
+    os.write(job, b"one ")
+    assert os.read(sink[0], 100) == b"one "
+    second = Output(sink[1], "stdout", Said(), outlasting=True)
+    second.carry(os.dup(first.reader))
+    os.write(job, b"two")
+    assert os.read(sink[0], 100) == b"two", "once"
+    os.close(job)
+    first.finish(threading.Event())
+    second.finish(threading.Event())
+
+
+def test_nothing_is_settled_that_does_not_go_into_a_pipe_or_nowhere(tmp_path: Path, sink: tuple[int, int]):
+    with (tmp_path / "file").open("wb") as file, Path(os.devnull).open("wb") as null:
+        assert not Output(file.fileno(), "stdout", Said(), outlasting=True).settled
+        assert Output(null.fileno(), "stdout", Said(), outlasting=True).settled
+    assert not Output(sink[1], "stdout", Said()).settled, "nothing outlasts us"
 
 
 def test_when_nobody_reads_our_output_the_job_gets_a_broken_pipe_now_and_after_a_restore(

@@ -43,6 +43,7 @@ NAME = f"{chart.NAMESPACE}.{chart.RELEASE}"
 UID = 1000
 STEPS = 150
 COMMITTED, RESTORED, ENDED = "checkpoint-committed", "job-restored", "job-ended"
+RESUMED = "job-resumed"
 
 
 class Release:

@@ -6,7 +6,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import counting
-from charted import ENDED, RESTORED, STEPS, continued, step_of
+from charted import ENDED, RESTORED, RESUMED, STEPS, continued, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +112,21 @@ def ended_as_a_whole(release: Release) -> None:
     assert pod.played.restarts("ckptrun") == 0
     pod.expect_nothing_left()
     gone_on(release, at, before)
+
+
+def outlasted(release: Release) -> None:
+    """The sidecar goes down and is started again: the job has run on, no line is lost, and it is restored as ever."""
+    pod, _ = begun(release)
+    pod.container("ckptrun").kill()
+    pod.event(RESUMED)
+    assert pod.played.restarts("ckptrun") == 1
+    assert pod.events(RESTORED) == [], pod.told()
+    at = pod.checkpoint()
+    assert pod.out == counting.lines(STEPS)[: len(pod.out)]
+    pod.restored(pod.kill_job)
+    assert pod.played.restarts("job") == 0
+    continued(ended_well(release, pod), at)
+    began_anew(release)
 
 
 def told_to_end(release: Release, code: int) -> None:

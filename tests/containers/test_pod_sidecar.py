@@ -20,8 +20,8 @@ def test_a_killed_job_is_restored_in_its_pod_and_its_code_is_the_containers(inst
     stories.killed_job(install(job={"args": ["7"]}), 7)
 
 
-def test_a_killed_sidecar_is_followed_by_one_that_goes_on(install: Install):
-    stories.started_again(install(), lambda pod: pod.container("ckptrun").kill(), "ckptrun")
+def test_a_killed_sidecar_is_followed_by_one_that_goes_on_with_the_job_as_it_is(install: Install):
+    stories.outlasted(install())
 
 
 def test_a_job_that_runs_out_of_memory_is_restored_in_its_pod(install: Install):

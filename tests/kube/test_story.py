@@ -81,6 +81,13 @@ def test_what_is_as_it_should_be_is_no_event(event: dict[str, Any]):
     assert told(event) == []
 
 
+def test_a_job_that_is_served_again_is_told_and_leaves_the_conditions_alone():
+    story = Story(lambda: 5.0)
+    (notice,) = story.take({"event": "job-resumed", "incarnation": 1})
+    assert (notice.reason, notice.warning) == ("ServedAgain", False)
+    assert story.conditions == {}
+
+
 def test_a_run_as_a_whole():
     story = Story(lambda: 5.0)
     story.take({"event": "job-started"})

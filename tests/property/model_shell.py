@@ -72,7 +72,7 @@ class ModelShell:
 
     config: Config
     world: World
-    plan: e.Fresh | e.Resume = field(default_factory=e.Fresh)
+    plan: e.Plan = field(default_factory=e.Fresh)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.world.seed)
@@ -105,9 +105,8 @@ class ModelShell:
         self.then: dict[int, Callable[[], None]] = {}
         self.longest_wait = 0.0
         self.stopped_at: float | None = None
-        if isinstance(self.plan, e.Resume):
-            self.committed = [k.id for k in reversed(self.plan.candidates)]
-            self.local = {k.id for k in self.plan.candidates if k.local}
+        self.committed = [k.id for k in reversed(e.candidates(self.plan))]
+        self.local = {k.id for k in e.candidates(self.plan) if k.local}
 
     def run(self, horizon: float) -> c.Finish | None:
         world = self.world
@@ -304,6 +303,16 @@ class ModelShell:
             number,
             lambda: e.JobStarted(self.now, number),
             lambda: e.StartFailed(self.now, number, "command 'x' is not there", 127),
+            self.world.start_fails,
+        )
+
+    def on_serve_job(self, command: c.ServeJob) -> None:
+        number = command.incarnation
+        assert number == 1, "nothing else can have outlasted a run before"
+        self.begin(
+            number,
+            lambda: e.JobStarted(self.now, number),
+            lambda: e.StartFailed(self.now, number, "it cannot be watched", 70),
             self.world.start_fails,
         )
 

@@ -11,7 +11,7 @@ from model_shell import ModelShell, World
 
 from ckptrun.core import commands as c
 from ckptrun.core.config import Config, Interval, RestartPolicy
-from ckptrun.core.events import Candidate, Fresh, Resume
+from ckptrun.core.events import Candidate, Fresh, GoOn, Plan, Resume, candidates
 from ckptrun.core.model import Exit, RunState
 from ckptrun.core.sections import PATIENCE, WINDOW
 from ckptrun.core.state import Stored
@@ -21,11 +21,16 @@ FEW = settings(PLENTY, max_examples=20)
 
 odds = st.sampled_from([0.0, 0.2, 0.7, 1.0])
 rarely = st.sampled_from([0.0, 3.0, 40.0, 300.0])
+
+
+def known(locals_: list[bool]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(f"old{9 - i}", 9 - i, here) for i, here in enumerate(locals_))
+
+
 plans = st.one_of(
     st.just(Fresh()),
-    st.lists(st.booleans(), min_size=1, max_size=3).map(
-        lambda locals_: Resume(tuple(Candidate(f"old{9 - i}", 9 - i, here) for i, here in enumerate(locals_)))
-    ),
+    st.lists(st.booleans(), min_size=1, max_size=3).map(lambda locals_: Resume(known(locals_))),
+    st.lists(st.just(False), max_size=2).map(lambda locals_: GoOn(known(locals_))),
 )
 configs = st.builds(
     Config,
@@ -74,8 +79,8 @@ def worlds(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[World]:
     return st.builds(World, **(fields | fixed))
 
 
-def slots_for(config: Config, plan: Fresh | Resume) -> Config:
-    here = sum(k.local for k in plan.candidates) if isinstance(plan, Resume) else 0
+def slots_for(config: Config, plan: Plan) -> Config:
+    here = sum(k.local for k in candidates(plan))
     return Config(
         config.token, config.interval, config.restart, config.max_restarts, max(config.local_slots, here)
     )
@@ -83,13 +88,13 @@ def slots_for(config: Config, plan: Fresh | Resume) -> Config:
 
 @PLENTY
 @given(configs, worlds(), plans)
-def test_no_history_breaks_an_invariant(config: Config, world: World, plan: Fresh | Resume) -> None:
+def test_no_history_breaks_an_invariant(config: Config, world: World, plan: Plan) -> None:
     ModelShell(slots_for(config, plan), world, plan).run(600)
 
 
 @PLENTY
 @given(configs, worlds(stop_at=st.floats(0, 300)), plans)
-def test_a_stop_ends_the_run_within_the_grace(config: Config, world: World, plan: Fresh | Resume) -> None:
+def test_a_stop_ends_the_run_within_the_grace(config: Config, world: World, plan: Plan) -> None:
     shell = ModelShell(slots_for(config, plan), world, plan)
     assert shell.run(world.stop_at + world.grace + 1) is not None
     if shell.stopped_at is not None:
@@ -122,7 +127,7 @@ def test_a_job_that_always_fails_alike_is_given_up(
     ),
     plans,
 )
-def test_nothing_is_done_in_a_busy_loop(config: Config, world: World, plan: Fresh | Resume) -> None:
+def test_nothing_is_done_in_a_busy_loop(config: Config, world: World, plan: Plan) -> None:
     shell = ModelShell(slots_for(config, plan), world, plan)
     shell.run(600)
     deaths = len(shell.ended) + 1
@@ -173,7 +178,7 @@ def test_who_waits_for_long_sections_to_end_does_not_wait_for_long(seed: int, th
 @PLENTY
 @given(configs, worlds(restore_fails=st.just(0.0)), plans, st.floats(0, 300))
 def test_the_next_run_begins_where_this_one_would_have_gone_on(
-    config: Config, world: World, plan: Fresh | Resume, killed_at: float
+    config: Config, world: World, plan: Plan, killed_at: float
 ) -> None:
     """Whenever ckptrun is killed: the newest checkpoint left to the next run is the newest that this one would use."""
     shell = ModelShell(slots_for(config, plan), world, plan)
@@ -185,7 +190,7 @@ def test_the_next_run_begins_where_this_one_would_have_gone_on(
 
 @PLENTY
 @given(worlds(), plans)
-def test_a_history_replayed_gives_the_same_commands(world: World, plan: Fresh | Resume) -> None:
+def test_a_history_replayed_gives_the_same_commands(world: World, plan: Plan) -> None:
     config = Config("t", local_slots=3)
     first, second = ModelShell(config, world, plan), ModelShell(config, world, plan)
     first.run(200)

@@ -130,7 +130,7 @@ static int enter(const struct spec *spec)
             join_cgroups((pid_t)number(w[1]));
         } else if (!strcmp(w[0], "outer")) {
             is_agent = 1;
-            watch_below(container); /* a capsule's init tells the job by its PIDs */
+            watch_below(container, getppid()); /* a capsule's init tells the job by its PIDs */
         }
     }
     return 0;
@@ -196,13 +196,14 @@ static int obey(void)
     if (n == 0)
         return 0;
     char token[64];
-    int pid, sig;
+    int pid, sig, former = 0;
     if (sscanf(line, "spawn %63s", token) == 1)
         command_spawn(token, fds, nfds);
     else if (sscanf(line, "kill %d %d", &pid, &sig) == 2)
         kill(pid, sig);
-    else if (sscanf(line, "watch %63s", token) == 1 && nfds == 2) {
-        watch_begin(fds[0], fds[1]);
+    else if (sscanf(line, "watch %63s %d", token, &former) >= 1 && nfds >= 2) {
+        watch_after(former);
+        watch_begin(fds[0], fds[1], nfds > 2 ? fds[2] : -1);
         report("synced %s %d", token, watch_sync());
     } else if (sscanf(line, "sync %63s", token) == 1)
         report("synced %s %d", token, watch_sync());

@@ -4,7 +4,7 @@
  *
  * It starts the job root when the sidecar says so, reaps whatever the job leaves, tells of its end until the sidecar has
  * acknowledged it, passes the container's signals on, and ends with the code it is told. It outlives sidecars: it connects
- * again, and holds the job's pipes meanwhile. The messages are in docs/design/kubernetes.md.
+ * again, and holds what the next one goes on with meanwhile. The messages are in docs/design/kubernetes.md.
  * It needs nothing of the image, no privilege and no /proc, and writes nothing but one line where it cannot go on.
  */
 #define _GNU_SOURCE
@@ -354,6 +354,7 @@ static int prepare(void)
     signal(SIGCHLD, SIG_DFL); /* ignored by whoever started us: then nothing could be reaped */
     sigdelset(&set, SIGPIPE);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_DUMPABLE, 0); /* what it keeps for the next sidecar tells of more than the job's files */
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
             break;

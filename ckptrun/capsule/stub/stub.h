@@ -59,10 +59,13 @@ int enter_container(pid_t pid);
 /* Become part of a process's cgroups, as far as the kernel allows. */
 void join_cgroups(pid_t pid);
 
-/* Take over the events of a fanotify group and the log for them (both are duplicated). */
-void watch_begin(int events_fd, int log_fd);
-/* Events are those of a container's job: of what is below its shim, and of what is gone. */
-void watch_below(pid_t shim);
+/* Take over the events of a fanotify group and the log for them (both are duplicated). What is read and not yet written
+ * down lies in the batch, if there is one (64 KiB; -1: none): zeros follow. */
+void watch_begin(int events_fd, int log_fd, int batch_fd);
+/* Events are those of a container's job: of what is below its shim, and of what is gone, but for the supervisor. */
+void watch_below(pid_t shim, pid_t supervisor);
+/* Nor are they the job's if they are of a supervisor that has been killed. */
+void watch_after(pid_t former);
 /* What to poll for; -1: nothing is watched. */
 int watch_fd(void);
 /* Write down what has happened so far. */

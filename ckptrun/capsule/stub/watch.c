@@ -5,7 +5,8 @@
  * log as the kernel gave them; what they mean is decided in Python (ckptrun/journal).
  *
  * The agent of a container has no such numbers: what lives and is not below the shim is somebody else's, and what is gone
- * is taken for the job's. The agent reads before it reaps, so its own programs are not gone.
+ * is taken for the job's, but for supervisors. The agent reads before it reaps, so its own programs are not gone. It can be killed while the
+ * job runs on: what it has read and not yet written down then lies in memory that outlives it, the batch.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/fanotify.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "stub.h"
@@ -24,20 +26,30 @@
 #define SEEN (1u << 16) /* a power of two */
 #define CONTENT (FAN_MODIFY | FAN_CLOSE_WRITE | FAN_ATTRIB)
 
+#define BATCH (1u << 16)
+
 static int events = -1, book = -1, failure;
-static pid_t above; /* the shim; 0 in a capsule */
+static pid_t above;     /* the shim; 0 in a capsule */
+static pid_t others[2]; /* the supervisor, and the one before it that began the watch: they may be gone */
 static uint64_t seen[SEEN];
+static char mine[BATCH];
+static char *in = mine; /* the batch */
 
-void watch_begin(int events_fd, int log_fd)
-{
-    events = fcntl(events_fd, F_DUPFD_CLOEXEC, 3);
-    book = fcntl(log_fd, F_DUPFD_CLOEXEC, 3);
-    failure = events < 0 || book < 0 ? errno : 0;
-}
-
-void watch_below(pid_t shim)
+void watch_below(pid_t shim, pid_t supervisor)
 {
     above = shim;
+    others[0] = supervisor;
+}
+
+void watch_after(pid_t former)
+{
+    others[1] = former;
+}
+
+/* Whether one that is gone is taken for the job's. */
+static int gone(pid_t pid)
+{
+    return pid != others[0] && pid != others[1];
 }
 
 /* A process's parent; 0: it has none here, or is one that has ended, -1: it is gone. */
@@ -67,13 +79,13 @@ static int by_the_job(pid_t pid)
     for (int tries = 0; tries < TRIES; tries++) { /* a parent may end on the way: its children are another's then */
         pid_t at = parent_of(pid);
         if (at < 0)
-            return 1;
+            return gone(pid);
         while (at > 0 && at != above)
             at = parent_of(at);
         if (at >= 0)
             return at == above;
     }
-    return 1;
+    return gone(pid);
 }
 
 int watch_fd(void)
@@ -105,11 +117,62 @@ static int again(const struct fanotify_event_metadata *event)
     return 0;
 }
 
+/* Write down what of the batch is the job's; `size` bytes of events. */
+static void take(ssize_t size)
+{
+    static char out[BATCH];
+    size_t filled = 0;
+    struct fanotify_event_metadata *event = (struct fanotify_event_metadata *)in;
+    pid_t author = -1;
+    int wanted = 0;
+    for (ssize_t n = size; FAN_EVENT_OK(event, n); event = FAN_EVENT_NEXT(event, n)) {
+        int lost = (event->mask & FAN_Q_OVERFLOW) != 0;
+        if (event->pid != author) {
+            author = event->pid;
+            wanted = by_the_job(author);
+        }
+        if (!lost && (!wanted || again(event)))
+            continue;
+        memcpy(out + filled, event, event->event_len);
+        filled += event->event_len;
+    }
+    errno = EFBIG;
+    if (filled && (lseek(book, 0, SEEK_END) > LOG_LIMIT || write(book, out, filled) != (ssize_t)filled))
+        give_up(errno);
+    else if (in != mine)
+        memset(in, 0, (size_t)size);
+}
+
+/* What another reader has read and not written down, or written down already: twice, it says the same. */
+static void take_left(void)
+{
+    ssize_t size = 0, n = BATCH;
+    struct fanotify_event_metadata *event = (struct fanotify_event_metadata *)in;
+    for (; FAN_EVENT_OK(event, n); event = FAN_EVENT_NEXT(event, n))
+        size += event->event_len;
+    take(size);
+}
+
+void watch_begin(int events_fd, int log_fd, int batch_fd)
+{
+    events = fcntl(events_fd, F_DUPFD_CLOEXEC, 3);
+    book = fcntl(log_fd, F_DUPFD_CLOEXEC, 3);
+    failure = events < 0 || book < 0 ? errno : 0;
+    if (batch_fd < 0 || failure)
+        return;
+    char *shared = mmap(NULL, BATCH, PROT_READ | PROT_WRITE, MAP_SHARED, batch_fd, 0);
+    if (shared == MAP_FAILED) {
+        failure = errno;
+        return;
+    }
+    in = shared;
+    take_left();
+}
+
 void watch_read(void)
 {
-    static char in[1 << 16], out[1 << 16];
     while (!failure) {
-        ssize_t n = read(events, in, sizeof in);
+        ssize_t n = read(events, in, BATCH);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
@@ -117,26 +180,7 @@ void watch_read(void)
                 give_up(errno);
             return;
         }
-        size_t filled = 0;
-        struct fanotify_event_metadata *event = (struct fanotify_event_metadata *)in;
-        pid_t author = -1;
-        int wanted = 0;
-        for (; FAN_EVENT_OK(event, n); event = FAN_EVENT_NEXT(event, n)) {
-            int lost = (event->mask & FAN_Q_OVERFLOW) != 0;
-            if (event->pid != author) {
-                author = event->pid;
-                wanted = by_the_job(author);
-            }
-            if (!lost && (!wanted || again(event)))
-                continue;
-            memcpy(out + filled, event, event->event_len);
-            filled += event->event_len;
-        }
-        if (!filled)
-            continue;
-        errno = EFBIG;
-        if (lseek(book, 0, SEEK_END) > LOG_LIMIT || write(book, out, filled) != (ssize_t)filled)
-            give_up(errno);
+        take(n);
     }
 }
 
