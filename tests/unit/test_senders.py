@@ -9,30 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.pids import end, start, start_as
 
 from ckptrun.supervisor import senders
 from ckptrun.supervisor.senders import Senders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
-TRIES = 50
-
-
-def sleeper() -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            signal.pause()
-        finally:
-            os._exit(1)
-    return pid
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 def descriptors() -> int:
@@ -46,7 +29,7 @@ def family() -> Iterator[tuple[int, int]]:
     top = os.fork()
     if top == 0:
         try:
-            child = sleeper()
+            child = start()
             os.write(told, str(child).encode())
             signal.sigwait({signal.SIGTERM})
             end(child)
@@ -94,20 +77,13 @@ def test_who_gets_the_pid_of_a_sender_that_has_ended_is_another(monkeypatch: pyt
     who = Senders()
     with family() as (top, child):
         real = senders.is_below
-        pid = sleeper()
+        pid = start()
         monkeypatch.setattr(senders, "is_below", lambda *_: True)
         who.begin(top)
         assert who.has(pid)
         monkeypatch.setattr(senders, "is_below", real)
         end(pid)
-        found = 0
-        for _ in range(TRIES):
-            LAST_PID.write_text(str(pid - 1))
-            found = sleeper()
-            if found == pid:
-                break
-            end(found)
-        assert found == pid, "the PID could not be had again"
+        start_as(pid)
         try:
             assert not who.has(pid)
             assert who.has(child)
@@ -121,7 +97,7 @@ def test_no_more_than_some_descriptors_are_kept(monkeypatch: pytest.MonkeyPatch)
     before = descriptors()
     who = Senders()
     who.begin(os.getpid())
-    pids = [sleeper() for _ in range(6)]
+    pids = [start() for _ in range(6)]
     try:
         assert all(who.has(pid) for pid in pids)
         assert descriptors() <= before + 3
