@@ -52,7 +52,7 @@ def sidecar(given: Mapping[str, Any], *, once: bool) -> int:
         once: end with the job.
 
     Returns:
-        0: what the job ended with, its own container ends with; the code of what keeps it from being served.
+        With `once` what the job's container ends with, also where it is not served; else 0, told to end.
 
     Raises:
         CkptrunError: nothing can be served here; not with `once`, where the job's container is told that as well, and
@@ -119,7 +119,9 @@ class _Sidecar:
         _wait_for_end(shim)
         self._signals.end()  # what comes from here on is pending, and the program after this one takes it
         if self._once or self._told_to_end:
-            os._exit(0)  # a regular end waits for every thread, also for one that a hung store holds
+            # A regular end waits for every thread, also for one that a hung store holds. Where a job that has failed is
+            # started again, an ordinary sidecar must be, too.
+            os._exit(code if self._once else 0)
         self._anew()
         return 0
 

@@ -219,7 +219,7 @@ def test_a_job_that_fails_without_a_sidecar_ends_with_its_code_and_all_its_outpu
     sidecar = pod.sidecar(*QUIET, once=True)
     ended = job.wait()
     assert (ended.code, ended.out, ended.err) == (3, "\n".join([*count.lines(20), ""]), "the job fails\n")
-    assert sidecar.wait().code == 0
+    assert sidecar.wait().code == 3
 
 
 def test_a_job_that_ends_well_without_a_sidecar_has_ended(pod: Pod) -> None:
@@ -250,7 +250,7 @@ def test_a_stop_that_comes_meanwhile_is_taken_by_the_next_sidecar(pod: Pod) -> N
     job.send_signal(signal.SIGTERM)
     sidecar = pod.sidecar(*QUIET, once=True)
     assert job.wait().code == 75
-    assert sidecar.wait().code == 0
+    assert sidecar.wait().code == 75
     assert pod.events("checkpoint-committed") != []
 
 
