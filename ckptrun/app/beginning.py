@@ -9,8 +9,8 @@ from ckptrun.app.identity import changed_files, this_owner
 from ckptrun.app.lifelock import LifeLock
 from ckptrun.app.stores import backend_of, key_source
 from ckptrun.capsule.visit import here
-from ckptrun.core.events import Candidate, Fresh, GoOn, Resume
 from ckptrun.core.model import RunState
+from ckptrun.core.plans import Candidate, Fresh, GoOn, Resume
 from ckptrun.core.resume import EndOnly, Flags, FreshStart, LastRun, Situation, decide
 from ckptrun.errors import (
     CkptrunError,

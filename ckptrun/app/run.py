@@ -21,8 +21,8 @@ from ckptrun.app.pods import attach, failures_told
 from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.streams import Streams
 from ckptrun.core.config import Config
-from ckptrun.core.events import Resume, candidates
 from ckptrun.core.model import RunState
+from ckptrun.core.plans import Resume, candidates
 from ckptrun.core.retention import Keep
 from ckptrun.criu import provision
 from ckptrun.criu.images import ImageReader
@@ -40,7 +40,7 @@ from ckptrun.telemetry.speak import Speaker, say_logs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptrun.core.events import Plan
+    from ckptrun.core.plans import Plan
     from ckptrun.settings import RunSettings
     from ckptrun.store.repository import Lineage, Writer
     from ckptrun.supervisor.parts import Parts

@@ -21,7 +21,7 @@ from ckptrun.app.parts import Around
 from ckptrun.app.pods import failures_told, tell_pod
 from ckptrun.app.run import Run
 from ckptrun.capsule.hello import MisfitError
-from ckptrun.capsule.shim import ShimListener
+from ckptrun.capsule.listener import ShimListener
 from ckptrun.capsule.streams import Streams
 from ckptrun.errors import CkptrunError, ConfigurationError, StoreUnreachableError
 from ckptrun.settings import Elsewhere, check_preserved, resolve_run

@@ -14,79 +14,17 @@ import os
 import stat
 import struct
 import threading
-from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptrun.capsule.input import Input
 from ckptrun.capsule.keys import Keys
 from ckptrun.capsule.output import Output
 from ckptrun.capsule.redirect import FileMark, Redirect
 from ckptrun.capsule.terminal import Terminal
+from ckptrun.capsule.wiring import KEYS, SCREEN, SIZES, STDERR, STDIN, STDOUT, Position, Wiring, pipe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from ckptrun.core.model import Json
-
-STDIN, STDOUT, STDERR, KEYS, SCREEN, SIZES = "stdin", "stdout", "stderr", "keys", "screen", "sizes"
-_NUMBERS = {STDIN: 0, STDOUT: 1, STDERR: 2, KEYS: 3, SCREEN: 4, SIZES: 5}
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """One incarnation's ends of the pipes.
-
-    Args:
-        ends: stream -> descriptor to install in the job root; closed by `Streams.wired`.
-        names: stream -> CRIU's name of the pipe, by which a dump of this incarnation refers to it.
-        mask: bit n is set when descriptor n is the terminal.
-    """
-
-    ends: Mapping[str, int]
-    names: Mapping[str, str]
-    mask: int
-
-    def fds(self) -> dict[int, int]:
-        """Return descriptor number in the job root -> descriptor here."""
-        return {_NUMBERS[name]: fd for name, fd in self.ends.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where the streams stood at a freeze; bytes since the lineage began.
-
-    Args:
-        names: see `Wiring.names`.
-        mask: see `Wiring.mask`.
-        written: output stream -> bytes the job had written.
-        consumed: bytes of piped standard input the job had read.
-        digest: of those bytes, hexadecimal, by which a later run knows the same input again.
-        files: output stream -> where the regular file it goes to ended.
-    """
-
-    names: Mapping[str, str]
-    mask: int
-    written: Mapping[str, int] = field(default_factory=dict)
-    consumed: int = 0
-    digest: str = ""
-    files: Mapping[str, FileMark] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Json]:
-        """Return it for the checkpoint's facts."""
-        return {
-            "names": dict(self.names),
-            "mask": self.mask,
-            "written": dict(self.written),
-            "consumed": self.consumed,
-            "digest": self.digest,
-            "files": {name: list(astuple(mark)) for name, mark in self.files.items()},
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Position:
-        """Read what `to_json` wrote."""
-        files = {name: FileMark(*mark) for name, mark in value["files"].items()}
-        return cls(value["names"], value["mask"], value["written"], value["consumed"], value["digest"], files)
 
 
 class Streams:
@@ -146,7 +84,7 @@ class Streams:
     def take_over(self, kept: Mapping[str, int]) -> None:
         """Go on with the pipes of an incarnation that another process began; they are this object's from now on."""
         names = {name: fd for name, fd in kept.items() if name in (STDOUT, STDERR)}
-        self.wiring = Wiring({}, {name: _pipe(fd) for name, fd in names.items()}, 0)
+        self.wiring = Wiring({}, {name: pipe_name(fd) for name, fd in names.items()}, 0)
         for name, fd in names.items():
             self._output(name).carry(fd)
 
@@ -203,7 +141,7 @@ class Streams:
             for fd in ends.values():
                 os.close(fd)
             raise
-        self.wiring = Wiring(ends, {name: _pipe(fd) for name, fd in ends.items()}, mask)
+        self.wiring = Wiring(ends, {name: pipe_name(fd) for name, fd in ends.items()}, mask)
         return self.wiring
 
     def _open(self, name: str) -> int:
@@ -274,11 +212,6 @@ class Streams:
             if self._sizes_fd >= 0:
                 os.close(self._sizes_fd)
                 self._sizes_fd = -1
-
-
-def _pipe(fd: int) -> str:
-    """Return CRIU's name of a pipe, by either end."""
-    return f"pipe:[{os.fstat(fd).st_ino}]"
 
 
 def _redirects(say: Callable[[str], None]) -> dict[int, Redirect]:

@@ -11,7 +11,7 @@ capsule lives. A later report about an incarnation that has ended is a straggler
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptrun.core.model import Trigger
 from ckptrun.core.sayings import Beat as Beat  # noqa: PLC0414 - an event like those below
@@ -20,50 +20,8 @@ from ckptrun.core.sayings import CriticalLeft as CriticalLeft  # noqa: PLC0414 -
 from ckptrun.core.sayings import Reported as Reported  # noqa: PLC0414 - an event like those below
 from ckptrun.core.sayings import RollbackRequested as RollbackRequested  # noqa: PLC0414 - an event like those below
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A committed checkpoint to resume from; ``local`` if this machine's memory has a complete copy."""
-
-    id: str
-    seq: int
-    local: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """Start the command anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Go on from the first of these that can be restored; newest first, at least one."""
-
-    candidates: tuple[Candidate, ...]
-
-    def __post_init__(self) -> None:
-        if not self.candidates:
-            raise ValueError("a run that resumes needs a checkpoint to resume from")
-
-
-@dataclass(frozen=True, slots=True)
-class GoOn:
-    """Go on with an incarnation that an earlier supervisor has started and that has outlasted it.
-
-    Args:
-        candidates: checkpoints of it, newest first; perhaps none.
-    """
-
-    candidates: tuple[Candidate, ...] = ()
-
-
-Plan: TypeAlias = Fresh | Resume | GoOn
-"""How a run begins."""
-
-
-def candidates(plan: Plan) -> tuple[Candidate, ...]:
-    """Return the checkpoints that a run begins with."""
-    return () if isinstance(plan, Fresh) else plan.candidates
+if TYPE_CHECKING:
+    from ckptrun.core.plans import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from ckptrun.core.commands import ERROR, NORMAL, ON_FAILURE, Finish, RunHooks, ServeJob, StartJob
 from ckptrun.core.config import RestartPolicy
-from ckptrun.core.events import Fresh, GoOn, Outcome, candidates
+from ckptrun.core.events import Outcome
 from ckptrun.core.incarnation import Incarnation
 from ckptrun.core.model import Exit, RunState
+from ckptrun.core.plans import Fresh, GoOn, candidates
 from ckptrun.core.restart import words
 from ckptrun.core.restoring import leave_behind, restart, restore_newest
 from ckptrun.core.state import Checkpoint, Phase, Stored

@@ -26,7 +26,7 @@ from ckptrun.supervisor.staged import Staged
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ckptrun.capsule.streams import Position
+    from ckptrun.capsule.wiring import Position
     from ckptrun.core.commands import TakeCheckpoint
     from ckptrun.core.model import Source
     from ckptrun.criu.connections import End

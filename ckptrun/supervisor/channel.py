@@ -15,7 +15,8 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded, candidates
+from ckptrun.core.events import Begin, Committed, JobStarted, RestoreSucceeded
+from ckptrun.core.plans import candidates
 from ckptrun.supervisor.answers import Answers
 from ckptrun.supervisor.asked import Asked as Asked  # noqa: PLC0414 - whoever registers a handler needs it
 from ckptrun.supervisor.asked import Handler

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Callbacks
-    from ckptrun.capsule.shim import Shim, ShimListener
+    from ckptrun.capsule.listener import ShimListener
+    from ckptrun.capsule.shim import Shim
     from ckptrun.capsule.spec import CapsuleSpec, Identity
 
 T = TypeVar("T")

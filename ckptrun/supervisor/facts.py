@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptrun.capsule.capsule import ROOT_PID, Tree
-from ckptrun.capsule.streams import Position
+from ckptrun.capsule.wiring import Position
 from ckptrun.criu.connections import KEEP_FLAGS
 from ckptrun.errors import CorruptError
 from ckptrun.supervisor.compat import Compat

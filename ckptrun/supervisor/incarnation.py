@@ -7,11 +7,10 @@ nothing of its capsule lives and its output has been carried.
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -24,10 +23,10 @@ from ckptrun.core.events import CapsuleGone, JobEnded, Outcome
 from ckptrun.criu import engine
 from ckptrun.errors import RestoreError
 from ckptrun.supervisor import rendezvous
-from ckptrun.supervisor.dwelling import Here
+from ckptrun.supervisor.job import Birth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from ckptrun.capsule.capsule import Capsule
@@ -37,38 +36,10 @@ if TYPE_CHECKING:
     from ckptrun.capsule.streams import Streams
     from ckptrun.core.events import Event
     from ckptrun.criu.program import Criu
-    from ckptrun.supervisor.dwelling import Dwelling
-    from ckptrun.supervisor.privilege import Privilege
+    from ckptrun.supervisor.job import Job
 
 INTERRUPT_SECONDS = 5.0
 """A job that ends this soon after Ctrl-C ended because of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The user's command, as every fresh incarnation starts it."""
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    cwd: str
-    deny_io_uring: bool
-    private_tmp: Path | None
-    privilege: Privilege
-    portable: str = ""
-    watch: Callable[[str, Capsule], None] = lambda _root, _capsule: None
-    """Told of a new capsule and its root before anything of the job runs in it."""
-    meeting: Mapping[str, Path] = field(default_factory=dict)
-    """Where the job meets the supervisor: see `Rendezvous.shared`."""
-    dwelling: Dwelling = field(default_factory=Here)
-
-
-class Birth(enum.Enum):
-    """How an incarnation comes to be."""
-
-    FRESH = enum.auto()
-    RESTORED = enum.auto()
-    EARLIER = enum.auto()
-    """An earlier process has started it afresh, and it has outlasted that."""
 
 
 class Incarnation:

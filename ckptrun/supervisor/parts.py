@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ckptrun.supervisor.checkpointing import Checkpointer
     from ckptrun.supervisor.handover import Standing
     from ckptrun.supervisor.hooks import RunsHooks
-    from ckptrun.supervisor.incarnation import Job
+    from ckptrun.supervisor.job import Job
     from ckptrun.supervisor.jobcalls import JobCalls
     from ckptrun.supervisor.jobstate import JobState
     from ckptrun.supervisor.ledger import Effects

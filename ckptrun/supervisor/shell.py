@@ -6,22 +6,23 @@ worker threads, which post events; `in_main` lets them have something done here.
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
 import time
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.machine import step
 from ckptrun.core.model import Trigger
 from ckptrun.core.state import Phase, Stored, initial
 from ckptrun.errors import CkptrunError
 from ckptrun.supervisor import signals
 from ckptrun.supervisor.console import Console
-from ckptrun.supervisor.incarnation import Birth, Incarnation
+from ckptrun.supervisor.incarnation import Incarnation
+from ckptrun.supervisor.job import Birth
+from ckptrun.supervisor.loop import Loop
 from ckptrun.supervisor.sections import Sections
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ KILLED_SECONDS = 10.0
 HELD_UP_SECONDS = 1.0
 """A loop that wakes up so much later than it wanted has been held up."""
 
-Task: TypeAlias = "Callable[[], None]"
 
-
-class Shell:
+class Shell(Loop):
     """Runs one job from its start to its end."""
 
     def __init__(
@@ -51,7 +50,7 @@ class Shell:
         forward_usr1: bool,
         watch: Callable[[Callable[[int, bool], None]], None] = signals.watch,
     ) -> None:
-        self._queue: queue.SimpleQueue[e.Event | Task] = queue.SimpleQueue()
+        super().__init__()
         self._config = config
         self._grace = grace
         self._forward_usr1 = forward_usr1
@@ -63,33 +62,15 @@ class Shell:
         self._parts: Parts
         self.state: State
         self.incarnation: Incarnation | None = None
-        self._job_stopped: Task
+        self._job_stopped: Callable[[], None]
         self._console: Console
         self.sections = Sections(self)
-
-    def post(self, event: e.Event) -> None:
-        """Take an event; any thread."""
-        self._queue.put(event)
-
-    def in_main(self, work: Callable[[], None]) -> None:
-        """Have the main thread do something, and wait for it; raises what it raises."""
-        done: Future[None] = Future()
-
-        def task() -> None:
-            try:
-                work()
-                done.set_result(None)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the waiting thread
-                done.set_exception(error)
-
-        self._queue.put(task)
-        done.result()
 
     def open_capsule(self, incarnation: Incarnation, helper: Helper, offsets: object) -> None:
         """Make an incarnation's capsule; any thread but the main one."""
         self.in_main(lambda: incarnation.open(helper, offsets))  # type: ignore[arg-type]
 
-    def run(self, parts: Parts, plan: e.Plan) -> c.Finish:
+    def run(self, parts: Parts, plan: plans.Plan) -> c.Finish:
         """Run the job; main thread only."""
         self._parts = parts
         self.state = initial(self._config)
@@ -113,8 +94,8 @@ class Shell:
     def _take_one(self) -> None:
         began, patience = time.monotonic(), self._patience()
         try:
-            item = self._queue.get(timeout=patience)
-        except queue.Empty:
+            item = self.take(patience)
+        except TimeoutError:
             item = None
         if patience is not None and time.monotonic() - began > patience + HELD_UP_SECONDS:
             self._held_up()
@@ -139,7 +120,7 @@ class Shell:
 
         self._worker("end of hooks", work)
         while not through:
-            item = self._queue.get()
+            item = self.take(None)
             if callable(item):
                 item()
 
@@ -345,16 +326,6 @@ class Shell:
         """Tell whoever waits for the end that the same command can be run again."""
         for tell in self._on_end:
             tell()
-
-    def enqueue(self, task: Task) -> None:
-        """Have the main thread do something, without waiting; any thread."""
-        self._queue.put(task)
-
-    def after(self, seconds: float, task: Task) -> None:
-        """Have the main thread do something later."""
-        timer = threading.Timer(seconds, self._queue.put, (task,))
-        timer.daemon = True
-        timer.start()
 
     def relieve(self) -> None:
         """Give staging's memory back, as far as no checkpoint depends on it; main thread only."""

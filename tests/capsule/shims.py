@@ -14,8 +14,9 @@ from live import wait_until
 from support.processes import PATIENCE, die_with_parent
 
 from ckptrun.capsule.helper import find
+from ckptrun.capsule.listener import ShimListener
 from ckptrun.capsule.processes import descendants
-from ckptrun.capsule.shim import Shim, ShimCallbacks, ShimListener
+from ckptrun.capsule.shim import Shim, ShimCallbacks
 from ckptrun.capsule.spec import Program
 
 if TYPE_CHECKING:

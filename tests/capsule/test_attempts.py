@@ -14,7 +14,8 @@ from ckptrun.capsule import helper as helpers
 from ckptrun.capsule.capsule import ROOT_PID
 from ckptrun.capsule.spec import Program
 from ckptrun.core.events import JobEnded
-from ckptrun.supervisor.incarnation import Incarnation, Job
+from ckptrun.supervisor.incarnation import Incarnation
+from ckptrun.supervisor.job import Job
 from ckptrun.supervisor.privilege import ROOT, Privilege
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from ckptrun.capsule import container
 from ckptrun.capsule.capsule import Callbacks, Capsule
 from ckptrun.capsule.helper import find
-from ckptrun.capsule.shim import Shim, ShimCallbacks, ShimListener
+from ckptrun.capsule.listener import ShimListener
+from ckptrun.capsule.shim import Shim, ShimCallbacks
 from ckptrun.capsule.spec import CapsuleSpec, Identity, Offsets, Program
 from ckptrun.criu import dumping, engine, restoring
 from ckptrun.criu.images import ImageReader

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.invariants import validate_state
 from ckptrun.core.machine import TABLE, step, story
 from ckptrun.core.model import RunState
@@ -72,7 +73,7 @@ class ModelShell:
 
     config: Config
     world: World
-    plan: e.Plan = field(default_factory=e.Fresh)
+    plan: plans.Plan = field(default_factory=plans.Fresh)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.world.seed)
@@ -105,8 +106,8 @@ class ModelShell:
         self.then: dict[int, Callable[[], None]] = {}
         self.longest_wait = 0.0
         self.stopped_at: float | None = None
-        self.committed = [k.id for k in reversed(e.candidates(self.plan))]
-        self.local = {k.id for k in e.candidates(self.plan) if k.local}
+        self.committed = [k.id for k in reversed(plans.candidates(self.plan))]
+        self.local = {k.id for k in plans.candidates(self.plan) if k.local}
 
     def run(self, horizon: float) -> c.Finish | None:
         world = self.world

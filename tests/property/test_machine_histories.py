@@ -11,8 +11,8 @@ from model_shell import ModelShell, World
 
 from ckptrun.core import commands as c
 from ckptrun.core.config import Config, Interval, RestartPolicy
-from ckptrun.core.events import Candidate, Fresh, GoOn, Plan, Resume, candidates
 from ckptrun.core.model import Exit, RunState
+from ckptrun.core.plans import Candidate, Fresh, GoOn, Plan, Resume, candidates
 from ckptrun.core.sections import PATIENCE, WINDOW
 from ckptrun.core.state import Stored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ckptrun.capsule.capsule import Tree
-from ckptrun.capsule.streams import Position
+from ckptrun.capsule.wiring import Position
 from ckptrun.supervisor.compat import Compat
 from ckptrun.supervisor.facts import Facts
 

@@ -18,7 +18,8 @@ import pytest
 from support.meeting import Meeting, meet
 
 from ckptrun import job
-from ckptrun.core.events import Begin, Candidate, Committed, Resume
+from ckptrun.core.events import Begin, Committed
+from ckptrun.core.plans import Candidate, Resume
 from ckptrun.job import _channel, _page, environment, heartbeat
 from ckptrun.job._critical import around_critical
 from ckptrun.job._errors import JobError, NotUnderCkptrunError, RefusedError, UnavailableError, UsageError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.config import Config
 from ckptrun.core.invariants import validate_state
 from ckptrun.core.machine import step
@@ -143,7 +144,7 @@ def test_a_loop_that_was_held_up_itself_takes_no_heartbeat_for_lost(monkeypatch:
     now = time.monotonic()
     shell = Shell(Config("t", None), grace=1.0, forward_usr1=False)
     shell.state = initial(Config("t", None))
-    for event in (e.Begin(now, e.Fresh()), e.JobStarted(now, 1), e.Beat(now, 1, 0.1)):
+    for event in (e.Begin(now, plans.Fresh()), e.JobStarted(now, 1), e.Beat(now, 1, 0.1)):
         shell.state, _ = step(shell.state, event)
     told: list[e.Event] = []
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.config import Config
 from ckptrun.core.machine import step
 from ckptrun.core.state import initial
@@ -31,7 +32,7 @@ class Loop:
     def __init__(self) -> None:
         self.shell = Shell(Config("t", None), grace=1.0, forward_usr1=False)
         self.shell.state = initial(self.shell._config)
-        for event in (e.StagingReady(0.0), e.Begin(0.0, e.Fresh()), e.JobStarted(0.0, 1)):
+        for event in (e.StagingReady(0.0), e.Begin(0.0, plans.Fresh()), e.JobStarted(0.0, 1)):
             self.step(event)
         self.shell._step = self.step  # type: ignore[method-assign]
         self.answers: list[tuple[str | None, str | None]] = []

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.config import Config
 from ckptrun.core.invariants import validate_state
 from ckptrun.core.machine import step
@@ -36,12 +37,12 @@ class Machine:
 
     def running(self, now: float = 0.0) -> Machine:
         """Start fresh; the job runs at ``now``."""
-        return self.feed(e.StagingReady(now), e.Begin(now, e.Fresh()), e.JobStarted(now, 1))
+        return self.feed(e.StagingReady(now), e.Begin(now, plans.Fresh()), e.JobStarted(now, 1))
 
     def resumed(self, *ids: str, local: bool = False) -> Machine:
         """Begin with a restore from the first of ``ids``, newest first."""
-        candidates = tuple(e.Candidate(name, 100 - i, local) for i, name in enumerate(ids))
-        return self.feed(e.StagingReady(0.0), e.Begin(0.0, e.Resume(candidates)))
+        candidates = tuple(plans.Candidate(name, 100 - i, local) for i, name in enumerate(ids))
+        return self.feed(e.StagingReady(0.0), e.Begin(0.0, plans.Resume(candidates)))
 
     def staged(self, now: float) -> str:
         """Have a checkpoint requested and dumped; its upload starts if none runs."""

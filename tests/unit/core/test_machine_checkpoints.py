@@ -8,6 +8,7 @@ from driving import Machine
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.model import Trigger
 
 
@@ -18,7 +19,7 @@ def test_the_first_automatic_checkpoint_is_due_after_30_seconds() -> None:
 
 
 def test_no_checkpoint_is_taken_before_staging_is_ready() -> None:
-    machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.JobStarted(0.0, 1), e.Tick(60.0))
+    machine = Machine().feed(e.Begin(0.0, plans.Fresh()), e.JobStarted(0.0, 1), e.Tick(60.0))
     assert not machine.sent(c.TakeCheckpoint)
     assert machine.feed(e.StagingReady(61.0)).the(c.TakeCheckpoint)
 

@@ -7,11 +7,12 @@ from driving import FAILS, KILLED, Machine
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 
 
 def going_on(*ids: str) -> Machine:
-    candidates = tuple(e.Candidate(name, 100 - i) for i, name in enumerate(ids))
-    return Machine().feed(e.StagingReady(0.0), e.Begin(0.0, e.GoOn(candidates)))
+    candidates = tuple(plans.Candidate(name, 100 - i) for i, name in enumerate(ids))
+    return Machine().feed(e.StagingReady(0.0), e.Begin(0.0, plans.GoOn(candidates)))
 
 
 def test_it_is_served_and_counts_as_no_restart() -> None:

@@ -7,6 +7,7 @@ from driving import FAILS, KILLED, Machine
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.config import RestartPolicy
 from ckptrun.core.state import Phase
 
@@ -29,7 +30,9 @@ def test_a_job_without_a_checkpoint_is_not_restarted(outcome: e.Outcome, code: i
 
 
 def test_a_command_that_cannot_start_ends_the_run_with_its_code() -> None:
-    machine = Machine().feed(e.Begin(0.0, e.Fresh()), e.StartFailed(0.1, 1, "command 'x' is not there", 127))
+    machine = Machine().feed(
+        e.Begin(0.0, plans.Fresh()), e.StartFailed(0.1, 1, "command 'x' is not there", 127)
+    )
     assert machine.finish == ("ckptrun", 127, "failed")
     assert "command 'x' is not there" in machine.said
 

@@ -7,6 +7,7 @@ from driving import KILLED, Machine
 
 from ckptrun.core import commands as c
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.model import Trigger
 
 
@@ -128,7 +129,7 @@ def test_without_grace_the_job_gets_the_signal_and_is_killed() -> None:
 
 
 def test_a_stop_while_the_job_starts_just_kills() -> None:
-    machine = stopping(Machine().feed(e.Begin(0.0, e.Fresh())))
+    machine = stopping(Machine().feed(e.Begin(0.0, plans.Fresh())))
     assert machine.the(c.KillCapsule).incarnation == 1
     assert machine.feed(e.CapsuleGone(10.1, 1)).finish == ("job", 143, "interrupted")
 

@@ -7,6 +7,7 @@ from driving import FAILS, Machine
 from machine_diagram import PAGE, page
 
 from ckptrun.core import events as e
+from ckptrun.core import plans
 from ckptrun.core.config import Config
 from ckptrun.core.machine import STORY_LENGTH, IllegalEventError, step, story
 from ckptrun.core.state import Phase, initial
@@ -15,7 +16,7 @@ from ckptrun.core.state import Phase, initial
 @pytest.mark.parametrize(
     "event",
     [
-        e.Begin(9.0, e.Fresh()),
+        e.Begin(9.0, plans.Fresh()),
         e.JobStarted(9.0, 1),
         e.JobEnded(9.0, 2, FAILS),
         e.DumpFinished(9.0, "t0001", 1.0, 1),
@@ -35,7 +36,7 @@ def test_an_illegal_event_raises_and_changes_nothing(event: e.Event) -> None:
 
 def test_an_illegal_event_tells_the_story() -> None:
     with pytest.raises(IllegalEventError, match=r"Begin: new -> launching \[StartJob\]"):
-        Machine().running().feed(e.Begin(9.0, e.Fresh()))
+        Machine().running().feed(e.Begin(9.0, plans.Fresh()))
 
 
 def test_the_story_is_bounded_and_idle_beats_are_not_in_it() -> None:
