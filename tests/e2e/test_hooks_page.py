@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,10 @@ def folder(lab: Lab) -> Path:
     (lab.folder / "feed" / "position").write_text("17")
     (lab.work / "feed.py").write_text(here(lab, block("python", "# feed.py\n")))
     (lab.work / "train.py").write_text("raise SystemExit('it was started')\n")
+    programs = lab.folder / "programs"  # a bare Debian has no `python`
+    programs.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    lab.environment = {**lab.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
     return lab.work
 
 

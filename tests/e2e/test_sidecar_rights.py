@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 FAILS = {
-    "sys_admin": ("start", 78, "the job's container cannot be entered: Operation not permitted"),
-    "sys_ptrace": ("start", 78, "the job's container cannot be entered: Permission denied"),
-    "sys_chroot": ("start", 78, "the job's container cannot be entered: Operation not permitted"),
+    "sys_admin": ("start", 77, "the job's container cannot be entered: Operation not permitted"),
+    "sys_ptrace": ("start", 77, "the job's container cannot be entered: Permission denied"),
+    "sys_chroot": ("start", 77, "the job's container cannot be entered: Operation not permitted"),
     "sys_time": ("restore", 74, "the capsule cannot be made: timens offsets: Operation not permitted"),
     "setuid": ("start", 70, f"this thread may not act as user {UID}"),
     "setgid": ("start", 70, "Operation not permitted: 'setgroups'"),
