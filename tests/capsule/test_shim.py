@@ -15,8 +15,7 @@ from live import wait_until
 from shims import PATH
 from support.processes import PATIENCE
 
-from ckptrun.capsule import hello
-from ckptrun.capsule import shim as shims
+from ckptrun.capsule import hello, listener
 from ckptrun.capsule.helper import built_path
 from ckptrun.capsule.spec import Identity, Program, to_file
 
@@ -294,7 +293,7 @@ def test_a_process_of_somebody_elses_is_not_taken_for_the_job(room: Room):
 def test_who_connects_and_says_nothing_is_let_go_and_the_shim_served(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shims, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(listener, "HELLO_SECONDS", 0.05)
     sidecar = room.sidecar()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(str(room.folder / "run/shim.sock"))
@@ -312,7 +311,7 @@ def test_a_listener_that_was_short_of_descriptors_serves_again(room: Room):
         try:
             connection.connect(str(room.folder / "run/shim.sock"))
             connection.shutdown(socket.SHUT_RDWR)  # it had its descriptor already; for the next there is none
-            time.sleep(2 * shims.PAUSE_SECONDS)  # nobody tells of an accept that failed
+            time.sleep(2 * listener.PAUSE_SECONDS)  # nobody tells of an accept that failed
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     room.shim("job")
