@@ -96,9 +96,9 @@ class Container:
     def processes(self) -> list[int]:
         """Return every process of its cgroup, as this machine numbers them."""
         found: list[int] = []
-        for path in self._cgroup.rglob("cgroup.procs") if self._cgroup.is_dir() else ():
+        for folder, _, _ in os.walk(self._cgroup):
             with contextlib.suppress(OSError):
-                found += map(int, path.read_text().split())
+                found += map(int, Path(folder, "cgroup.procs").read_text().split())
         return found
 
     def kill_all(self) -> None:
