@@ -12,6 +12,7 @@ import pytest
 from hooked import hook
 from support import as_user
 from support.as_user import NOBODY, UNNAMED
+from support.pod import Pod
 from support.postgres import postgres_server
 from support.run import Lab
 
@@ -35,6 +36,15 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def held(lab: Lab) -> None:
     """For tests that end a job with `Run.finish`: until then it does not take its last step."""
     lab.hold()
+
+
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    """A pod without a kubelet, whose jobs do not take their last step until `Pod.release`."""
+    with Pod() as pod:
+        pod.hold()
+        yield pod
+        pod.close()
 
 
 @pytest.fixture

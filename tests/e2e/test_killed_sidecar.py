@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jobs import count
-from support.pod import Pod
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from support.pod import Pod
 
 pytestmark = pytest.mark.slow
 
@@ -61,14 +60,6 @@ while step < 10 or pathlib.Path("hold").exists():
     time.sleep(0.02)
 print("spoken")
 """
-
-
-@pytest.fixture
-def pod() -> Iterator[Pod]:
-    with Pod() as pod:
-        pod.hold()
-        yield pod
-        pod.close()
 
 
 def expected() -> str:

@@ -6,15 +6,11 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from jobs import count
 from support.pod import UID, Pod
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
 
@@ -45,14 +41,6 @@ while step < 10 or pathlib.Path("hold").exists():
 print("kept", [(place.stat().st_uid, os.getuid()) for place in places], flush=True)
 """
 """A job that keeps a number in a deleted file, a closed one, in /dev/shm and in TMPDIR, and reads them back."""
-
-
-@pytest.fixture
-def pod() -> Iterator[Pod]:
-    with Pod() as pod:
-        pod.hold()
-        yield pod
-        pod.close()
 
 
 def expected() -> str:

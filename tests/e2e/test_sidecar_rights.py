@@ -12,8 +12,6 @@ from support.careless import CARELESS
 from support.pod import CAPABILITIES, UID, Pod, with_capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.pod import Container
 
 pytestmark = pytest.mark.slow
@@ -32,14 +30,6 @@ FAILS = {
 }
 """The step that fails, what the job's container ends with then, and what the sidecar says."""
 BOUNDING = "CapBnd:\t0000000000000000"
-
-
-@pytest.fixture
-def pod() -> Iterator[Pod]:
-    with Pod() as pod:
-        pod.hold()
-        yield pod
-        pod.close()
 
 
 def failed_step(pod: Pod, sidecar: Container, job: Container, missing: str) -> str:
